@@ -1,0 +1,50 @@
+"""The configuration of every model, tagged by `kind`; `width` scales every channel and width 1 is the paper's."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hpcvision.config.frozen import Frozen
+
+
+class BabyMobileNetConfig(Frozen):
+    """Baby MobileNet of paper A: 97,584 parameters at width 1."""
+
+    kind: Literal["baby_mobilenet"] = "baby_mobilenet"
+    width: float = Field(1.0, gt=0)
+    """Factor on every channel count."""
+    image_size: int = Field(32, ge=4)
+    """Side of the square input, pixels."""
+    num_classes: int = Field(100, ge=2)
+    """Number of logits."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Probability that a channel-pixel is dropped after the second max-pool; the paper does not give it."""
+
+
+class AddNISTCNNConfig(Frozen):
+    """The AddNIST network of paper B: 98,740 parameters at width 1."""
+
+    kind: Literal["addnist_cnn"] = "addnist_cnn"
+    width: float = Field(1.0, gt=0)
+    """Factor on every channel count and on the hidden linear layer."""
+    image_size: int = Field(28, ge=8)
+    """Side of the square input, pixels."""
+    num_classes: int = Field(20, ge=2)
+    """Number of logits."""
+
+
+class ConvNextUNetConfig(Frozen):
+    """The ConvNeXt U-Net of paper A: 960,223 parameters at width 1."""
+
+    kind: Literal["convnext_unet"] = "convnext_unet"
+    width: float = Field(1.0, gt=0)
+    """Factor on every channel count of the trunk; the time embedding keeps its size."""
+    image_size: int = Field(32, ge=4, multiple_of=4)
+    """Side of the square image, pixels."""
+    num_classes: int = Field(100, ge=2)
+    """Number of class labels."""
+
+
+DenoiserConfig = ConvNextUNetConfig
+ModelConfig = Annotated[BabyMobileNetConfig | AddNISTCNNConfig | ConvNextUNetConfig, Field(discriminator="kind")]
+MODEL_CONFIGS = (BabyMobileNetConfig, AddNISTCNNConfig, ConvNextUNetConfig)

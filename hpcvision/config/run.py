@@ -1,0 +1,263 @@
+"""One frozen object that says everything about a run, and the fingerprint that is its identity."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hpcvision.config.caps import check_steps
+from hpcvision.config.frozen import Frozen
+from hpcvision.config.models import DenoiserConfig, ModelConfig
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Weights = Literal["raw", "ema"]
+
+# (side in pixels, classes) of the images of a source; `synthetic` draws whichever of these the model reads.
+SOURCE_SHAPES = {"cifar100": (32, 100), "addnist": (28, 20)}
+
+
+class AugmentConfig(Frozen):
+    """Batched augmentation, in this order; every operation draws its own parameters for every image. 0 turns one off."""
+
+    crop_padding: int = Field(0, ge=0)
+    """Random crop: the image is padded by this many pixels on every side and cut back at a random whole-pixel offset."""
+    padding_mode: Literal["zeros", "reflection"] = "zeros"
+    """What lies outside the image for crop, rotation, scale, shift and shear."""
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    rotation_degrees: float = Field(0.0, ge=0, le=180)
+    """Rotation, uniform in +- this many degrees."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Zoom, uniform in 1 +- this."""
+    shift_pixels: float = Field(0.0, ge=0)
+    """Sub-pixel shift along each axis, uniform in +- this many pixels."""
+    shear: float = Field(0.0, ge=0, lt=1)
+    """Horizontal shear, uniform in +- this (pixels of x per pixel of y)."""
+    per_channel: bool = False
+    """Every colour channel draws its own rotation, scale, shift and shear (AddNIST: one digit per channel)."""
+    brightness: float = Field(0.0, ge=0, le=1)
+    """Brightness factor, uniform in 1 +- this."""
+    contrast: float = Field(0.0, ge=0, le=1)
+    """Contrast factor, uniform in 1 +- this."""
+    saturation: float = Field(0.0, ge=0, le=1)
+    """Saturation factor, uniform in 1 +- this."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Hue shift, uniform in +- this fraction of a full turn."""
+    blur_probability: float = Field(0.0, ge=0, le=1)
+    """Share of the images that a 3x3 Gaussian blurs."""
+    blur_sigma: tuple[float, float] = (0.1, 1.0)
+    """Standard deviation of the blur, uniform between these, pixels."""
+    erasing_probability: float = Field(0.0, ge=0, le=1)
+    """Share of the images in which a rectangle is set to the data set's mean colour, after normalisation."""
+    erasing_area: tuple[float, float] = (0.02, 0.33)
+    """Area of the erased rectangle, uniform between these fractions of the image."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for name in ("blur_sigma", "erasing_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"data.augmentation.{name}={low},{high} must be two increasing numbers above 0")
+        return self
+
+
+class DataConfig(Frozen):
+    """Which images, how they are varied, and which of them are held out."""
+
+    source: Literal["cifar100", "addnist", "synthetic"] = "cifar100"
+    """`synthetic` is drawn by hpcvision itself, needs no download, and takes the shape that the model reads."""
+    augmentation: AugmentConfig = AugmentConfig()
+    """Applied to training images only."""
+    train_on: Literal["train", "train+validation"] = "train"
+    """`train+validation` trains on the held-out images too, for a final run whose settings are already chosen."""
+    validation_seed: int = 0
+    """Which CIFAR-100 training images are cut off for validation; AddNIST has its own validation file."""
+
+
+class ClassifyConfig(Frozen):
+    """Predict the class of an image."""
+
+    kind: Literal["classify"] = "classify"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Probability mass spread evenly over all classes."""
+
+
+class DiffuseConfig(Frozen):
+    """Predict the noise in a noised image, given its class (Ho et al. 2020)."""
+
+    kind: Literal["diffuse"] = "diffuse"
+    timesteps: int = Field(1000, ge=2)
+    """Number of noise levels of the forward process."""
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    """How the variance grows with the timestep."""
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the training images shown without their label (classifier-free guidance)."""
+
+
+TaskConfig = Annotated[ClassifyConfig | DiffuseConfig, Field(discriminator="kind")]
+TASK_CONFIGS = (ClassifyConfig, DiffuseConfig)
+
+
+class TrainConfig(Frozen):
+    """How long, how many images a step, and in which arithmetic."""
+
+    steps: int = Field(10_000, ge=1)
+    """Optimisation steps; one that the GradScaler skips counts."""
+    global_batch_size: int = Field(512, ge=1)
+    """Images per optimisation step over all processes together."""
+    precision: Precision = "fp32"
+    """Autocast type; weights and optimiser state are always fp32. fp16 uses a GradScaler."""
+    allow_tf32: bool = False
+    """TensorFloat-32 in matrix products and convolutions on Ampere and later GPUs."""
+    channels_last: bool = True
+    """Keep images and filters with the channel as the fastest dimension."""
+    compile: bool = False
+    """torch.compile the model."""
+    deterministic: bool = False
+    """Only deterministic kernels on CUDA; a CPU run is deterministic anyway."""
+
+
+class OptimConfig(Frozen):
+    """The optimiser and its learning rate over time."""
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """adamw with weight_decay=0 is Adam."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD: momentum."""
+    nesterov: bool = True
+    """SGD: Nesterov's form of momentum."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW: decay rates of the first and second moment."""
+    weight_decay: float = Field(0.0, ge=0)
+    """On convolution and linear weights only, never on biases or normalisation."""
+    schedule: Literal["constant", "step_decay", "cosine", "one_cycle"] = "constant"
+    """step_decay: learning_rate * decay_factor^k (paper A); one_cycle: linear rise, linear fall to the final fraction."""
+    decay_factor: float = Field(0.6, gt=0, le=1)
+    """step_decay: factor at every decay."""
+    decay_every: int = Field(1000, ge=1)
+    """step_decay: steps between decays."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear rise to the peak."""
+    final_learning_rate_fraction: float = Field(0.0, ge=0, le=1)
+    """cosine, one_cycle: learning rate at the last step as a fraction of the peak."""
+    gradient_clip: float | None = Field(None, gt=0)
+    """Largest allowed gradient norm; None clips nothing."""
+
+
+class EmaConfig(Frozen):
+    """The exponential moving average of the weights, kept beside the raw ones; both are evaluated and archived."""
+
+    beta: float = Field(0.998, ge=0, lt=1)
+    """Share of the old average that is kept at every update; 0 keeps no average at all."""
+    every: int = Field(1, ge=1)
+    """Steps between updates."""
+    warmup: bool = True
+    """Use at most (1 + n) / (10 + n) at update n, so that the first weights are forgotten quickly."""
+    headline: Weights = "raw"
+    """Which of the two is the run's result; chosen here, before training, never by looking at the scores."""
+
+
+class SampleConfig(Frozen):
+    """What a generator draws when it is finished; ignored by classifiers."""
+
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """ddim is deterministic (Song et al. 2021), ddpm ancestral (Ho et al. 2020)."""
+    steps: int = Field(50, ge=1)
+    """Network evaluations per image."""
+    guidance_scale: float = Field(1.0, ge=0)
+    """Classifier-free guidance; 1 is the plain conditional model."""
+    images: int = Field(64, ge=0)
+    """Random samples kept in the archive."""
+    interpolation_pairs: int = Field(8, ge=0)
+    """Pairs of classes between which is interpolated."""
+    interpolation_points: int = Field(10, ge=2)
+    """Images from one end of a pair to the other, ends included."""
+
+
+class CadenceConfig(Frozen):
+    """How often things are written; nothing here can change a result, so it is not part of the fingerprint."""
+
+    log_every: int = Field(50, ge=1)
+    """Steps between points of the training curve (each is the mean since the last)."""
+    evaluate_every: int = Field(500, ge=1)
+    """Steps between evaluations on the validation split."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between checkpoints."""
+
+
+class RunConfig(Frozen):
+    """Everything about a run that is science; where it runs is a Profile."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]{0,79}$")
+    """Short name, the first part of the run's folder."""
+    seed: int = Field(0, ge=0)
+    """Seed of every random stream."""
+    track: Literal["capped", "auxiliary"] = "capped"
+    """auxiliary runs serve others, may exceed the caps, and enter no claim."""
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    task: TaskConfig = ClassifyConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    ema: EmaConfig = EmaConfig()
+    sample: SampleConfig = SampleConfig()
+    cadence: CadenceConfig = CadenceConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if self.track == "capped":
+            check_steps(self.task.kind, self.train.steps)
+        if isinstance(self.model, DenoiserConfig) != (self.task.kind == "diffuse"):
+            raise ValueError(f"model.kind={self.model.kind} cannot do task.kind={self.task.kind}")
+        shape = (self.model.image_size, self.model.num_classes)
+        wanted = SOURCE_SHAPES.get(self.data.source)
+        if wanted and shape != wanted:
+            raise ValueError(
+                f"data.source={self.data.source} has {wanted[0]}x{wanted[0]} images of {wanted[1]} classes, but the "
+                f"model reads {shape[0]}x{shape[0]} of {shape[1]}; set model.image_size and model.num_classes"
+            )
+        if self.data.source == "synthetic" and shape not in SOURCE_SHAPES.values():
+            raise ValueError(f"data.source=synthetic draws {list(SOURCE_SHAPES.values())} (side, classes), not {shape}")
+        if self.data.augmentation.flip and shape == SOURCE_SHAPES["addnist"]:
+            raise ValueError("data.augmentation.flip=true would mirror digits; AddNIST gets no flip")
+        if self.ema.headline == "ema" and self.ema.beta == 0:
+            raise ValueError("ema.headline=ema needs ema.beta above 0")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the full configuration without `name` and `cadence`."""
+        science = self.model_dump(mode="json", exclude={"name", "cadence"})
+        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def run_name(self) -> str:
+        """`name`, with the word `auxiliary` in it when the run may enter no claim."""
+        if self.track == "auxiliary" and "auxiliary" not in self.name:
+            return f"{self.name}_auxiliary"
+        return self.name
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the run's folder: `<name>-<fingerprint>`."""
+        return f"{self.run_name}-{self.fingerprint}"
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optim.learning_rate": 0.1, ...}` of a nested dump; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two configurations differ, with both values; a key that one lacks reads None there."""
+    a, b = (flatten(config.model_dump(mode="json")) for config in (one, other))
+    return {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
