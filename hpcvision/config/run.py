@@ -223,6 +223,8 @@ class RunConfig(Frozen):
             raise ValueError(f"data.source=synthetic draws {list(SOURCE_SHAPES.values())} (side, classes), not {shape}")
         if self.data.augmentation.flip and shape == SOURCE_SHAPES["addnist"]:
             raise ValueError("data.augmentation.flip=true would mirror digits; AddNIST gets no flip")
+        if self.task.kind == "diffuse" and self.sample.steps > self.task.timesteps:
+            raise ValueError(f"sample.steps={self.sample.steps} is more than task.timesteps={self.task.timesteps}")
         if self.ema.headline == "ema" and self.ema.beta == 0:
             raise ValueError("ema.headline=ema needs ema.beta above 0")
         return self

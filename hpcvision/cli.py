@@ -1,0 +1,194 @@
+"""Console entry `hpcvision`. Imports no torch, ray or h5py before a command needs it: a login node pays every second."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcvision.errors import UserError
+
+if TYPE_CHECKING:
+    from hpcvision.config import RunConfig
+
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings=HELP,
+    pretty_exceptions_enable=False,
+    help="Train the best vision models that fit under a hard cap.\n\n"
+    "Example: hpcvision train cifar100_baby_mobilenet data.source=synthetic train.steps=300",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Fetch data sets and look at what is there.\n\nExample: hpcvision data status")
+results_app = typer.Typer(no_args_is_help=True, help="Look at finished runs.\n\nExample: hpcvision results list")
+app.add_typer(data_app, name="data")
+app.add_typer(results_app, name="results")
+
+Job = Annotated[str, typer.Argument(help="Name of a job (see `hpcvision jobs`) or path of a job file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes to the job, such as optim.learning_rate=3e-4.", metavar="KEY=VALUE")
+]
+Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of all runs [$HPCVISION_RUNS or runs/].")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh/--resume", help="Set an earlier run aside and start again, or go on with it.")
+]
+Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes [one per GPU, or 1].")]
+
+
+def configured(job: str, overrides: list[str] | None) -> "RunConfig":
+    """The job's configuration with the overrides in it."""
+    from hpcvision.config import apply, parse
+    from hpcvision.config.catalogue import load_job
+
+    return apply(load_job(job), parse(overrides or []))
+
+
+@app.command()
+def jobs() -> None:
+    """List the jobs that are there, with their task, model and steps.
+
+    Example: hpcvision jobs
+    """
+    from hpcvision.report.tables import print_jobs
+
+    print_jobs()
+
+
+@app.command()
+def models() -> None:
+    """List the models, with their parameters and multiply-adds at width 1.
+
+    Example: hpcvision models
+    """
+    from hpcvision.report.tables import print_models
+
+    print_models()
+
+
+@app.command()
+def show(job: Job, overrides: Overrides = None) -> None:
+    """Show everything about a job: resolved settings, parameters against the cap, layers, fingerprint.
+
+    Example: hpcvision show cifar100_baby_mobilenet model.width=0.9
+    """
+    from hpcvision.report.tables import print_job
+
+    print_job(configured(job, overrides))
+
+
+@app.command()
+def train(
+    job: Job,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    fresh: Fresh = False,
+    runs: Runs = None,
+) -> None:
+    """Train a job here and now; an unfinished run of the same settings is resumed.
+
+    Under srun this process is one rank of the run. Ctrl-C saves and stops.
+
+    Example: hpcvision train cifar100_baby_mobilenet optim.learning_rate=0.2 --processes 2
+    """
+    from hpcvision.launch.start import train_here
+
+    sys.exit(train_here(configured(job, overrides), runs, processes=processes, fresh=fresh))
+
+
+@app.command()
+def submit(
+    job: Job,
+    overrides: Overrides = None,
+    cluster: Annotated[str, typer.Option(help="Cluster profile: a name in slurm/profiles or a .toml file.")] = "local",
+    processes: Processes = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the log and stay until the run ends.")] = False,
+    fresh: Fresh = False,
+    runs: Runs = None,
+) -> None:
+    """Hand a job to a cluster, or to this machine in the background, through submitit.
+
+    Example: hpcvision submit addnist_cnn --cluster local --processes 2 --wait
+    """
+    from hpcvision.launch.start import submit_job
+
+    submit_job(configured(job, overrides), runs, cluster=cluster, processes=processes, wait=wait, fresh=fresh)
+
+
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of a sweep file.")],
+    overrides: Overrides = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials [the sweep's own].")] = None,
+    cpus_per_trial: Annotated[float, typer.Option(min=0.1, help="CPU cores of every trial.")] = 1.0,
+    runs: Runs = None,
+) -> None:
+    """Train neighbours of a job with Ray Tune and collect them in one sweep.h5.
+
+    Example: hpcvision sweep demo --trials 4
+    """
+    from hpcvision.config import parse
+    from hpcvision.rundir import runs_folder
+    from hpcvision.sweep.driver import run_sweep
+
+    run_sweep(name, parse(overrides or []), runs_folder(runs), trials=trials, cpus_per_trial=cpus_per_trial)
+
+
+@app.command()
+def plot(
+    file: Annotated[Path, typer.Argument(help="A results.h5, or the folder of a run.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [training.png beside].")] = None,
+) -> None:
+    """Draw the training graph: training and validation loss and accuracy.
+
+    Example: hpcvision plot runs/addnist_cnn-31b6b9f7fc43 -o training.pdf
+    """
+    from hpcvision.report.figures import training_graph
+
+    archive = file / "results.h5" if file.is_dir() else file
+    typer.echo(training_graph(archive, output or archive.with_name("training.png")))
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="cifar100 or addnist.")]) -> None:
+    """Download a data set, check it and prepare it; run it where there is internet.
+
+    Example: HPCVISION_DATA=/scratch/me/data hpcvision data fetch cifar100
+    """
+    from hpcvision import data
+
+    folder = data.fetch(name)
+    typer.echo(f"{name} is ready in {folder}" if folder else f"{name} is drawn by hpcvision; there is nothing to fetch")
+
+
+@data_app.command("status")
+def data_status(name: Annotated[str | None, typer.Argument(help="One data set [all].")] = None) -> None:
+    """Say which data sets are there, with the number of images of every split.
+
+    Example: hpcvision data status cifar100
+    """
+    from hpcvision.report.tables import print_data_status
+
+    print_data_status(name)
+
+
+@results_app.command("list")
+def results_list(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of runs [$HPCVISION_RUNS or runs/].")] = None,
+) -> None:
+    """List the runs in a folder with their state and scores.
+
+    Example: hpcvision results list runs
+    """
+    from hpcvision.report.tables import print_runs
+    from hpcvision.rundir import runs_folder
+
+    print_runs(runs_folder(folder))
+
+
+def main() -> None:
+    """Run the command line; a UserError is one line on standard error and a non-zero exit code."""
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"hpcvision: {error}", fg="red" if sys.stderr.isatty() else None, err=True)
+        sys.exit(error.exit_code)

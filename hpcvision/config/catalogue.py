@@ -1,0 +1,68 @@
+"""Finds jobs and sweeps by name or path: in the checkout first, else among the files shipped in the wheel."""
+
+import difflib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from hpcvision.config.run import RunConfig
+from hpcvision.errors import UserError
+
+Shelf = Literal["jobs", "sweeps", "slurm"]
+
+
+def shelf(name: Shelf) -> Path:
+    """The folder of shipped jobs, sweeps or cluster files.
+
+    An editable install copies the files of the wheel once, so the checkout beside the package goes first: a job that
+    was edited there is the one that runs.
+    """
+    package = Path(__file__).parent.parent
+    checkout = package.parent
+    if (checkout / "pyproject.toml").exists() and (checkout / name).is_dir():
+        return checkout / name
+    return package / "_shipped" / name
+
+
+def names(name: Shelf) -> list[str]:
+    """Names of all shipped jobs or sweeps, sorted."""
+    return sorted(path.stem for path in shelf(name).glob("*.py"))
+
+
+def find(name: Shelf, wanted: str) -> Path:
+    """The file of a job or sweep, given by name or as a path to a .py file."""
+    if wanted.endswith(".py"):
+        path = Path(wanted)
+        if path.is_file():
+            return path
+        raise UserError(f"{wanted} does not exist; give the path of a file, or one of the names in `hpcvision {name}`")
+    path = shelf(name) / f"{wanted}.py"
+    if path.is_file():
+        return path
+    known = names(name)
+    near = difflib.get_close_matches(wanted, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+    raise UserError(f"there is no {name[:-1]} named {wanted!r}; {hint}")
+
+
+def load_file(path: Path) -> ModuleType:
+    """Execute a job's or sweep's file; it becomes no importable module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None, f"{path} ends in .py"
+    assert spec.loader is not None, f"{path} ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_job(wanted: str) -> RunConfig:
+    """The RunConfig that a job's `config()` returns."""
+    path = find("jobs", wanted)
+    module = load_file(path)
+    if not hasattr(module, "config"):
+        raise UserError(f"{path} has no function config() that returns a RunConfig")
+    config = module.config()
+    if not isinstance(config, RunConfig):
+        raise UserError(f"config() of {path} returns {type(config).__name__}, not a RunConfig")
+    return config

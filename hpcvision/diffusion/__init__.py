@@ -1,0 +1,21 @@
+"""The mathematics of diffusion models: schedules, losses, guidance and samplers; it never sees a network's inside."""
+
+from hpcvision.diffusion.guidance import guided
+from hpcvision.diffusion.interpolate import linear, slerp
+from hpcvision.diffusion.loss import add_noise, drop_labels, noise_prediction_loss
+from hpcvision.diffusion.noise import image_noise, image_step_noise
+from hpcvision.diffusion.samplers import SAMPLERS
+from hpcvision.diffusion.schedule import alpha_bar
+
+__all__ = [
+    "SAMPLERS",
+    "add_noise",
+    "alpha_bar",
+    "drop_labels",
+    "guided",
+    "image_noise",
+    "image_step_noise",
+    "linear",
+    "noise_prediction_loss",
+    "slerp",
+]

@@ -1,0 +1,252 @@
+"""Processes of one run: who they are, how they meet, what they agree on, and when they stop."""
+
+import json
+import os
+import signal
+import socket
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.rundir import write_json
+
+MEETING_SECONDS = 120.0  # a rank that has not come by then is named in the error
+COLLECTIVE_SECONDS = 300.0  # small models exchange in milliseconds; a longer silence means that a rank is gone
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is among those of the same run, as told by whoever started it."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    node_count: int = 1
+    job_id: str = "local"
+    restart: int = 0
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] | None = None) -> "Place":
+        """Read from hpcvision's own launcher, submitit's local executor, or srun; else a world of one."""
+        env = os.environ if environment is None else environment
+        if "HPCVISION_RANK" in env:
+            return Place(
+                rank=int(env["HPCVISION_RANK"]),
+                world_size=int(env["HPCVISION_WORLD_SIZE"]),
+                local_rank=int(env["HPCVISION_RANK"]),
+                job_id=env["HPCVISION_JOB_ID"],
+            )
+        if env.get("SUBMITIT_EXECUTOR") == "local":
+            return Place(
+                rank=int(env["SUBMITIT_LOCAL_GLOBALID"]),
+                world_size=int(env["SUBMITIT_LOCAL_NTASKS"]),
+                local_rank=int(env["SUBMITIT_LOCAL_LOCALID"]),
+                job_id=f"submitit-{env['SUBMITIT_LOCAL_JOB_ID']}",
+            )
+        if "SLURM_STEP_ID" in env:
+            return Place(
+                rank=int(env["SLURM_PROCID"]),
+                world_size=int(env["SLURM_STEP_NUM_TASKS"]),
+                local_rank=int(env["SLURM_LOCALID"]),
+                node_count=int(env.get("SLURM_STEP_NUM_NODES", "1")),
+                job_id=f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}",
+                restart=int(env.get("SLURM_RESTART_COUNT", "0")),
+            )
+        if int(env.get("SLURM_NTASKS", "1")) > 1:
+            warnings.warn(
+                f"Slurm gave {env['SLURM_NTASKS']} tasks but only this one was started; put srun before the command",
+                stacklevel=2,
+            )
+        return Place()
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process in the running group: its number, its device, and the few exchanges that training needs."""
+
+    place: Place
+    device: torch.device
+
+    @property
+    def index(self) -> int:
+        """0 .. world_size - 1."""
+        return self.place.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.place.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files."""
+        return self.place.rank == 0
+
+    def slice_of(self, global_batch_size: int) -> slice:
+        """This rank's part of a global batch; raises UserError when the batch cannot be split evenly."""
+        if global_batch_size % self.world_size:
+            raise UserError(
+                f"train.global_batch_size={global_batch_size} cannot be split over {self.world_size} processes; "
+                f"choose a multiple of {self.world_size}"
+            )
+        local_batch_size = global_batch_size // self.world_size
+        return slice(self.index * local_batch_size, (self.index + 1) * local_batch_size)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over all ranks, in place; call it on every rank."""
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+        return tensor
+
+    def max(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Element-wise maximum over all ranks, in place; call it on every rank."""
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(world_size, *tensor.shape), the tensors of all ranks in order; call it on every rank."""
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts)
+
+
+def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECONDS) -> Rank:
+    """Join the process group of the run in `folder`; nccl on GPUs, gloo elsewhere.
+
+    A world of one uses an in-process store: DDP without any port.
+    """
+    device = choose_device(place)
+    timeout = timedelta(seconds=COLLECTIVE_SECONDS)
+    if place.world_size == 1:
+        store: dist.Store = dist.HashStore()
+    else:
+        if place.node_count == 1:
+            # One host: gloo otherwise asks the resolver for this host's name, which some nodes cannot answer.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        store = meet(place, folder, meeting_seconds)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+    return Rank(place, device)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(place: Place) -> torch.device:
+    """The GPU of this process, or the CPU. CUDA_VISIBLE_DEVICES is read by torch and never written here.
+
+    With --gpus-per-task every task sees one GPU as number 0, hence the remainder.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def meet(place: Place, folder: Path, seconds: float) -> dist.Store:
+    """A TCP store that all ranks are connected to.
+
+    A port cannot be reserved, only bound, so rank 0 binds first and then announces where in a file of the run folder,
+    whose name holds job and restart; the others poll for it.
+    """
+    announcement = folder / f"meeting-{place.job_id}-{place.restart}.json"
+    deadline = time.monotonic() + seconds
+    timeout = timedelta(seconds=COLLECTIVE_SECONDS)
+    if place.rank == 0:
+        host = "127.0.0.1" if place.node_count == 1 else socket.getfqdn()
+        store: dist.Store = dist.TCPStore(
+            host, 0, place.world_size, is_master=True, timeout=timeout, wait_for_workers=False
+        )
+        write_json(announcement, {"host": host, "port": store.port})  # type: ignore[attr-defined]
+    else:
+        store = connect(announcement, place, deadline, timeout)
+    store.set(f"here-{place.rank}", "1")
+    keys = [f"here-{rank}" for rank in range(place.world_size)]
+    try:
+        store.wait(keys, timedelta(seconds=max(1.0, deadline - time.monotonic())))
+    except RuntimeError:  # DistStoreError is one
+        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        raise TrainingStopped(
+            f"rank {', '.join(map(str, missing))} of {place.world_size} did not come within {seconds:.0f} s; "
+            f"look into the log of that process"
+        ) from None
+    if place.rank == 0:
+        announcement.unlink(missing_ok=True)
+    return store
+
+
+def connect(announcement: Path, place: Place, deadline: float, timeout: timedelta) -> dist.Store:
+    """The store that rank 0 announced; waits until it answers, and ignores an announcement that does not."""
+    while time.monotonic() < deadline:
+        try:
+            there = json.loads(announcement.read_text())
+            return dist.TCPStore(
+                there["host"], there["port"], place.world_size, is_master=False, timeout=timeout, wait_for_workers=False
+            )
+        except (OSError, ValueError, RuntimeError):
+            time.sleep(0.05)
+    raise TrainingStopped(
+        f"rank 0 of {place.world_size} did not announce itself within {MEETING_SECONDS:.0f} s in {announcement}; "
+        f"look into the log of rank 0"
+    )
+
+
+class StopRequest:
+    """Remembers that this process was asked to stop; the training loop asks at step boundaries.
+
+    SIGUSR1, SIGUSR2 and SIGTERM ask; so does the deadline. The handler only sets a number: saving inside a handler
+    runs in the middle of backward() and corrupts or hangs. Ctrl-C asks too, and a second Ctrl-C ends at once.
+    """
+
+    SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline = deadline
+        """Seconds since the epoch at which to stop, or None."""
+        self.received = 0
+        """Number of the signal that came, or 0."""
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in self.SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    @property
+    def code(self) -> int:
+        """0 to go on; else the signal's number, or 1,000 when the deadline has come."""
+        if self.received:
+            return self.received
+        return 1000 if self.deadline is not None and time.time() >= self.deadline else 0
+
+    @staticmethod
+    def reason(code: int) -> str:
+        """The word for the step ledger."""
+        return "deadline" if code == 1000 else signal.Signals(code).name

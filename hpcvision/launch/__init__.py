@@ -1,0 +1,1 @@
+"""Starts runs: processes on this machine, submitit, Slurm; the only importer of submitit."""

@@ -1,0 +1,109 @@
+"""One process of a run, whoever started it: join the others, train, and leave a readable trace when it fails."""
+
+import fcntl
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcvision.config import RunConfig
+from hpcvision.errors import UserError
+from hpcvision.rundir import RunDir
+
+# The time kept free before the end of a job: a checkpoint of such small models takes well below a second, but the
+# last step, an evaluation and a slow shared disk come on top.
+LEAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What submitit pickles: where the run is and how long it may take; a callable that every task runs."""
+
+    folder: str
+    time_limit_seconds: float | None = None
+
+    def __call__(self) -> dict[str, object]:
+        """Train as the rank that the environment says; returns the outcome as plain values."""
+        return run_rank(RunDir(Path(self.folder)), deadline=self.deadline())
+
+    def deadline(self) -> float | None:
+        """Seconds since the epoch at which to stop by itself: Slurm's end time, else the limit counted from now."""
+        end = os.environ.get("SLURM_JOB_END_TIME")
+        if end:
+            return float(end) - LEAVE_SECONDS
+        if self.time_limit_seconds is None:
+            return None
+        return time.time() + self.time_limit_seconds - min(LEAVE_SECONDS, 0.1 * self.time_limit_seconds)
+
+
+def run_rank(rundir: RunDir, *, deadline: float | None = None) -> dict[str, object]:
+    """Train in `rundir` as one rank; the main rank draws the training graph when the run is finished."""
+    from hpcvision import distributed
+    from hpcvision.training.loop import train
+
+    config = rundir.read_config()
+    place = distributed.Place.from_environment()
+    with distributed.StopRequest(deadline) as stop:
+        try:
+            with only_one(rundir) if place.rank == 0 else nothing():
+                rank = distributed.start(place, rundir.folder)
+                outcome = train(config, rundir, rank, stop)
+                distributed.stop()
+                if rank.is_main:
+                    rundir.failure.unlink(missing_ok=True)
+        except Exception as error:
+            leave_trace(rundir, place.rank, error)
+            raise
+    if place.rank == 0 and outcome.finished:
+        from hpcvision.report.figures import training_graph
+
+        training_graph(rundir.results, rundir.training_graph)
+    return {"finished": outcome.finished, "step": outcome.step, "reason": outcome.reason, "scores": outcome.scores}
+
+
+def leave_trace(rundir: RunDir, rank: int, error: Exception) -> None:
+    """FAILED.txt of the first rank that failed; the others only fail because that one is gone."""
+    text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+    try:
+        with rundir.failure.open("x") as file:
+            file.write(f"rank {rank}: {text.rstrip()}\n")
+    except OSError:
+        return
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """No lock."""
+    yield
+
+
+@contextmanager
+def only_one(rundir: RunDir) -> Iterator[None]:
+    """Holds the run folder; raises UserError when another process trains in it. Where locks fail, there is none."""
+    with (rundir.folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {rundir.folder}; wait for it, or stop it with Ctrl-C or kill -TERM"
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
+def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
+    """The run's folder, checked and ready to be trained in; fresh=True sets an old one aside first."""
+    from hpcvision.models.counting import check_cap
+    from hpcvision.rundir import open_run
+
+    check_cap(config)
+    folder = runs / config.folder_name
+    if fresh and folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"))
+    rundir = open_run(config, runs)
+    rundir.failure.unlink(missing_ok=True)
+    return rundir

@@ -1,0 +1,75 @@
+"""Processes of one run on this machine, without a batch system."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from types import FrameType
+
+from hpcvision.errors import UserError
+from hpcvision.rundir import RunDir
+
+GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
+
+
+def run_processes(rundir: RunDir, processes: int) -> int:
+    """Train with `processes` ranks and wait for them; the exit code of the run.
+
+    Rank 0 has the terminal, the others write to rank-<n>.log in the run folder. SIGTERM and SIGUSR go on to all ranks,
+    which then save and stop together.
+    """
+    environment = os.environ | {"HPCVISION_WORLD_SIZE": str(processes), "HPCVISION_JOB_ID": f"local-{uuid.uuid4().hex[:8]}"}
+    command = [sys.executable, "-m", "hpcvision.launch.worker", str(rundir.folder)]
+    children: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    previous = {number: signal.signal(number, forward) for number in numbers}
+    # The terminal sends Ctrl-C to the children itself; this process waits until they have saved.
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        for rank in range(processes):
+            output = None if rank == 0 else (rundir.folder / f"rank-{rank}.log").open("ab")
+            children.append(
+                subprocess.Popen(
+                    command, env=environment | {"HPCVISION_RANK": str(rank)}, stdout=output, stderr=output
+                )
+            )
+            if output:
+                output.close()
+        return wait(children)
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def wait(children: list[subprocess.Popen[bytes]]) -> int:
+    """The first non-zero exit code, or 0; ends the other processes when one has failed."""
+    failed_at = None
+    while True:
+        codes = [child.poll() for child in children]
+        bad = [code for code in codes if code]
+        if all(code is not None for code in codes):
+            return bad[0] if bad else 0
+        if bad and failed_at is None:
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS:
+            for child in children:
+                child.kill()
+        time.sleep(0.05)
+
+
+def raise_failure(rundir: RunDir, code: int) -> None:
+    """Raise UserError with what the first failing rank wrote; nothing when the run did not fail."""
+    if code:
+        text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else f"a process ended with code {code}"
+        raise UserError(text)

@@ -1,0 +1,86 @@
+"""What `hpcvision train` and `hpcvision submit` do: check, make the folder, start, and say where everything is."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from hpcvision.config import RunConfig
+from hpcvision.errors import UserError
+from hpcvision.launch.job import TrainJob, prepare
+from hpcvision.launch.local import raise_failure, run_processes
+from hpcvision.rundir import RunDir, runs_folder
+
+
+def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, fresh: bool) -> int:
+    """Train on this machine, or as one rank under srun; the exit code."""
+    from hpcvision.distributed import Place
+
+    place = Place.from_environment()
+    if place.world_size > 1:
+        if fresh:
+            raise UserError("--fresh cannot be used under srun with several tasks; set the old run folder aside by hand")
+        TrainJob(str(prepare(config, runs_folder(runs)).folder))()
+        return 0
+    processes = processes or processes_here()
+    check_batch(config, processes)
+    rundir = prepare(config, runs_folder(runs), fresh=fresh)
+    if not rundir.is_finished:
+        if processes == 1:
+            TrainJob(str(rundir.folder))()
+        else:
+            raise_failure(rundir, run_processes(rundir, processes))
+    say_where(rundir)
+    return 0
+
+
+def submit_job(
+    config: RunConfig, runs: Path | None, *, cluster: str, processes: int | None, wait: bool, fresh: bool
+) -> None:
+    """Submit through submitit and say where the run and its log are; with wait=True stay until it ends."""
+    from hpcvision.launch.profile import load_profile
+    from hpcvision.launch.submit import follow, submit
+
+    profile = load_profile(cluster)
+    processes = processes or profile.gpus_per_node or processes_here()
+    check_batch(config, processes)
+    rundir = prepare(config, runs_folder(runs), fresh=fresh)
+    if rundir.is_finished:
+        say_where(rundir)
+        return
+    job = submit(rundir, profile, processes=processes)
+    print(f"submitted {rundir.folder.name} as job {job.job_id} on {cluster}")
+    print(f"log: {job.paths.stdout}")
+    if wait:
+        follow(job, rundir)
+        say_where(rundir)
+
+
+def processes_here() -> int:
+    """One process per GPU of this machine, or 1."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def check_batch(config: RunConfig, processes: int) -> None:
+    """Raise UserError, before anything is started, when the batch cannot be split over the processes."""
+    size = config.train.global_batch_size
+    if size % processes:
+        raise UserError(
+            f"train.global_batch_size={size} cannot be split over {processes} processes; choose a multiple of {processes}"
+        )
+
+
+def say_where(rundir: RunDir) -> None:
+    """The folder, the archive, the picture, and the scores of a run that is finished."""
+    from hpcvision.report.tables import scores_in_words
+
+    console = Console(soft_wrap=True, highlight=False)
+    if not rundir.is_finished:
+        return
+    console.print(f"finished: {scores_in_words(rundir.results)}")
+    for path in (rundir.results, rundir.training_graph):
+        if path.exists():
+            console.print(f"  {path}")
+    sys.stdout.flush()

@@ -1,0 +1,68 @@
+"""Submission through submitit: to this machine's local executor or to Slurm."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hpcvision.errors import UserError
+from hpcvision.launch.job import TrainJob
+from hpcvision.launch.profile import Profile
+from hpcvision.rundir import RunDir
+
+POLL_SECONDS = 0.5
+
+
+def submit(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
+    """The submitit job that trains in `rundir`; its pickles and logs are in submitted/ of the run folder."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=rundir.submissions, cluster=profile.executor)
+    parameters: dict[str, Any] = {
+        "name": rundir.folder.name,
+        # submitit's own default would end a local job after two minutes.
+        "timeout_min": profile.time_limit_minutes,
+        "tasks_per_node": processes,
+        "gpus_per_node": profile.gpus_per_node,
+        "stderr_to_stdout": True,
+    }
+    if profile.executor == "slurm":
+        parameters |= {
+            "cpus_per_task": profile.cpus_per_task,
+            "slurm_setup": list(profile.setup),
+            "slurm_additional_parameters": {
+                key: value for key in ("account", "partition", "qos") if (value := getattr(profile, key)) is not None
+            },
+        }
+        if profile.memory_gb is not None:
+            parameters["mem_gb"] = profile.memory_gb
+    executor.update_parameters(**parameters)
+    return executor.submit(TrainJob(str(rundir.folder), time_limit_seconds=60.0 * profile.time_limit_minutes))
+
+
+def follow(job: Any, rundir: RunDir) -> None:
+    """Print the log of rank 0 until the job ends; raises UserError with the first failing rank's words."""
+    path = Path(job.paths.stdout)
+    position = 0
+
+    def show_news() -> None:
+        nonlocal position
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                news = file.read()
+            position += len(news)
+            sys.stdout.write(news.decode(errors="replace"))
+            sys.stdout.flush()
+
+    while not job.done():
+        show_news()
+        time.sleep(POLL_SECONDS)
+    show_news()
+    for task in job.results() if job.exception() is None else []:
+        if not task["finished"]:
+            print(f"stopped at step {task['step']:,} ({task['reason']}); submit again to go on")
+            break
+    if job.exception() is not None:
+        text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else str(job.exception())
+        raise UserError(text)

@@ -1,0 +1,23 @@
+"""Process entry of one rank: `python -m hpcvision.launch.worker RUN_FOLDER`."""
+
+import sys
+from pathlib import Path
+
+from hpcvision.errors import UserError
+from hpcvision.launch.job import TrainJob
+
+
+def main() -> int:
+    """Train; the message of a failure is in FAILED.txt, and whoever started this process shows it."""
+    try:
+        TrainJob(sys.argv[1])()
+    except UserError as error:
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    assert Path(sys.argv[1]).is_dir(), f"{sys.argv[1]} is made by the launcher"
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Numbers computed from predictions and images; knows nothing of runs and ranks."""

@@ -1,0 +1,26 @@
+"""Every model by its `kind`, built from its configuration."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcvision.config import ModelConfig
+from hpcvision.models.addnist_cnn import AddNISTCNN
+from hpcvision.models.baby_mobilenet import BabyMobileNet
+from hpcvision.models.convnext_unet import ConvNextUNet
+from hpcvision.seeding import stream_seed
+
+MODELS: dict[str, Callable[[Any], nn.Module]] = {
+    "baby_mobilenet": BabyMobileNet,
+    "addnist_cnn": AddNISTCNN,
+    "convnext_unet": ConvNextUNet,
+}
+
+
+def build_model(config: ModelConfig, *, seed: int = 0) -> nn.Module:
+    """The model with torch's default initialisation, drawn from the stream "initial weights" of `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "initial weights"))
+        return MODELS[config.kind](config)

@@ -1,0 +1,119 @@
+"""What a model costs: parameters, multiply-adds, layer by layer, and the hard cap on them. Needs no memory: meta device."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpcvision.config import CAPS, ModelConfig, RunConfig, check_parameters
+from hpcvision.models import build_model
+from hpcvision.models.layers import DepthwiseSeparable
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Elements of `model.parameters()`, a shared tensor once; buffers are not parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@lru_cache(maxsize=1024)
+def parameters_of(config: ModelConfig) -> int:
+    """Parameter count of a configuration, without allocating the model."""
+    with torch.device("meta"):
+        return count_parameters(build_model(config))
+
+
+def widest_below(config: ModelConfig, cap: int) -> float | None:
+    """The largest width, in thousandths, whose parameter count is below `cap`; None when even the smallest is not."""
+    low, high = 0, 1
+    while parameters_of(config.model_copy(update={"width": high / 1000})) < cap:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if parameters_of(config.model_copy(update={"width": middle / 1000})) < cap:
+            low = middle
+        else:
+            high = middle
+    return low / 1000 or None
+
+
+def check_cap(config: RunConfig) -> int:
+    """Parameter count of the run's model; raises CapExceeded when a capped run's model is not below its cap."""
+    parameters = parameters_of(config.model)
+    if config.track == "capped":
+        cap = CAPS[config.task.kind].parameters
+        widest = widest_below(config.model, cap) if parameters >= cap else None
+        check_parameters(config.task.kind, parameters, model=config.model.kind, widest=widest)
+    return parameters
+
+
+def example_inputs(config: ModelConfig, batch: int, device: str) -> tuple[torch.Tensor, ...]:
+    """Zeros of the shapes that the model's forward takes."""
+    images = torch.zeros(batch, 3, config.image_size, config.image_size, device=device)
+    if config.kind == "convnext_unet":
+        return images, *(torch.zeros(batch, dtype=torch.long, device=device) for _ in range(2))
+    return (images,)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the layer table."""
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    """Output shape without the batch."""
+    parameters: int
+    multiply_adds: int
+    """Per image."""
+    share_of_standard: float | None = None
+    """Depthwise-separable layers: parameters as a fraction of a standard 3x3 convolution's."""
+
+
+def layer_table(config: ModelConfig) -> list[Layer]:
+    """A row for every layer that has weights of its own, in the order of execution."""
+    with torch.device("meta"):
+        model = build_model(config).eval()
+    outputs: dict[str, tuple[int, ...]] = {}
+    hooks = []
+    counter = FlopCounterMode(display=False, depth=None)
+    rows = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, DepthwiseSeparable)
+        or (next(module.children(), None) is None and count_parameters(module) > 0)
+    }
+    inside = tuple(f"{name}." for name, module in rows.items() if isinstance(module, DepthwiseSeparable))
+    rows = {name: module for name, module in rows.items() if not name.startswith(inside)} if inside else rows
+    for name, module in rows.items():
+
+        def record(_module: nn.Module, _inputs: object, output: torch.Tensor, name: str = name) -> None:
+            outputs.setdefault(name, tuple(output.shape[1:]))
+
+        hooks.append(module.register_forward_hook(record))
+    with counter, torch.no_grad():
+        model(*example_inputs(config, 1, "meta"))
+    for hook in hooks:
+        hook.remove()
+    flops = {key.partition(".")[2]: sum(value.values()) for key, value in counter.get_flop_counts().items()}
+    return [
+        Layer(
+            name=name,
+            kind=type(rows[name]).__name__,
+            output=shape,
+            parameters=count_parameters(rows[name]),
+            multiply_adds=flops.get(name, 0) // 2,
+            share_of_standard=getattr(rows[name], "share_of_standard", None),
+        )
+        for name, shape in outputs.items()
+    ]
+
+
+def multiply_adds(config: ModelConfig) -> int:
+    """Multiply-adds of one image's forward pass in convolutions, linear layers and matrix products."""
+    with torch.device("meta"):
+        model = build_model(config).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*example_inputs(config, 1, "meta"))
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,69 @@
+"""Where and with what a run was made: code, packages, machine, device, queue."""
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hpcvision
+
+
+def git_commit() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout that hpcvision runs from; empty outside a checkout."""
+    root = Path(hpcvision.__file__).parent.parent
+    if not (root / ".git").exists():
+        return {}
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+
+
+def processor() -> str:
+    """Marketing name of the CPU, or the architecture where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def collect() -> dict[str, Any]:
+    """A JSON-ready record of this process's surroundings."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    packages = sorted(
+        {f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()}, key=str.lower
+    )
+    return {
+        "hpcvision": hpcvision.__version__,
+        **git_commit(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "user": getpass.getuser(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cpus_allowed": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "slurm": {key: value for key, value in sorted(os.environ.items()) if key.startswith("SLURM_JOB")},
+        "packages": packages,
+    }

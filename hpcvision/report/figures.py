@@ -1,0 +1,52 @@
+"""Figures of a run, drawn from its archive."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from hpcvision.results.reader import read_curves, read_summary
+
+# Okabe & Ito's colours, told apart by colour-blind readers too; raw is blue, the average orange.
+COLOURS = {"train": "#000000", "raw": "#0072B2", "ema": "#D55E00"}
+LABELS = {"raw": "validation", "ema": "validation, moving average"}
+
+
+def training_graph(archive: Path, picture: Path) -> Path:
+    """Training and validation loss, and accuracy for classifiers, against the step; PNG, PDF or SVG by suffix."""
+    summary = read_summary(archive)
+    train, evaluate = read_curves(archive)
+    names = ["loss"] + (["accuracy"] if "accuracy" in train else [])
+    figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 3.6), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], names, strict=True):
+        draw_curve(axis, train, evaluate, name)
+    axes[0][0].legend(frameon=False)
+    title = f"{summary.name} on {summary.data}: {summary.parameters:,} parameters, {summary.steps:,} steps"
+    if "accuracy" in summary.scores:
+        title += f", test accuracy {100 * summary.scores['accuracy']:.1f} %"
+    figure.suptitle(title, fontsize="medium")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+    return picture
+
+
+def draw_curve(axis: Any, train: pd.DataFrame, evaluate: pd.DataFrame, name: str) -> None:
+    """One panel: the training curve, and the validation points of each set of weights."""
+    factor = 100 if name == "accuracy" else 1
+    # Every point is one interval of batches; a light line shows them, a dark one their running mean.
+    axis.plot(train["step"], factor * train[name], color=COLOURS["train"], alpha=0.25, linewidth=0.8)
+    smooth = train[name].rolling(max(1, len(train) // 40), min_periods=1, center=True).mean()
+    axis.plot(train["step"], factor * smooth, color=COLOURS["train"], label="training (augmented)")
+    for weights, points in evaluate[evaluate["split"] == "validation"].groupby("weights"):
+        style = {"color": COLOURS[str(weights)], "label": LABELS[str(weights)], "marker": "o", "markersize": 2.5}
+        axis.plot(points["step"], factor * points[name], **style)
+    axis.set_xlabel("optimisation steps")
+    axis.set_ylabel("accuracy (%)" if name == "accuracy" else "loss")
+    axis.grid(alpha=0.25)
+    if name == "loss":
+        axis.set_ylim(bottom=0)

@@ -1,0 +1,153 @@
+"""Tables for a terminal: jobs, models, one job in full, data sets, runs."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hpcvision.config import CAPS, MODEL_CONFIGS, RunConfig, flatten
+from hpcvision.config.catalogue import load_job, names
+from hpcvision.errors import UserError
+
+
+def table(*columns: str, numbers: tuple[str, ...] = (), title: str | None = None) -> Table:
+    """A plain table; `numbers` are aligned to the right."""
+    made = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return made
+
+
+def console() -> Console:
+    """Standard output; in a pipe or a file lines are not cut to 80 columns."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=200)
+
+
+def print_jobs() -> None:
+    """Every job with its task, model, data, steps and batch."""
+    rows = table("job", "task", "model", "data", "steps", "batch", numbers=("steps", "batch"))
+    for name in names("jobs"):
+        config = load_job(name)
+        train = config.train
+        rows.add_row(
+            name, config.task.kind, config.model.kind, config.data.source, f"{train.steps:,}", str(train.global_batch_size)
+        )
+    console().print(rows)
+
+
+def print_models() -> None:
+    """Every model with its cost at width 1."""
+    from hpcvision.models.counting import multiply_adds, parameters_of, widest_below
+
+    rows = table(
+        "model", "parameters", "cap", "multiply-adds", "widest", "input", numbers=("parameters", "cap", "multiply-adds")
+    )
+    for kind in MODEL_CONFIGS:
+        config: Any = kind()
+        cap = CAPS[task_of(config)].parameters
+        side = f"{config.image_size}x{config.image_size}x3, {config.num_classes} classes"
+        widest = f"{widest_below(config, cap):g}"
+        rows.add_row(config.kind, f"{parameters_of(config):,}", f"{cap:,}", f"{multiply_adds(config):,}", widest, side)
+    console().print(rows)
+
+
+def task_of(model: Any) -> str:
+    """The task that a model is for."""
+    from hpcvision.config.models import DenoiserConfig
+
+    return "diffuse" if isinstance(model, DenoiserConfig) else "classify"
+
+
+def print_job(config: RunConfig) -> None:
+    """Settings, cost against the cap, layers and fingerprint of one job."""
+    from hpcvision.models.counting import layer_table, multiply_adds, parameters_of
+
+    out = console()
+    settings = table("setting", "value")
+    for key, value in flatten(config.model_dump(mode="json")).items():
+        settings.add_row(key, "none" if value is None else str(value))
+    out.print(settings)
+    out.print()
+    layers = layer_table(config.model)
+    shares = any(layer.share_of_standard for layer in layers)
+    columns = ["layer", "kind", "output", "parameters", "multiply-adds"] + (["of standard conv"] if shares else [])
+    rows = table(*columns, numbers=("parameters", "multiply-adds", "of standard conv"))
+    for layer in layers:
+        size = "x".join(map(str, layer.output))
+        cells = [layer.name, layer.kind, size, f"{layer.parameters:,}", f"{layer.multiply_adds:,}"]
+        if shares:
+            cells.append(f"{100 * layer.share_of_standard:.1f} %" if layer.share_of_standard else "")
+        rows.add_row(*cells)
+    out.print(rows)
+    out.print()
+    parameters, cap = parameters_of(config.model), CAPS[config.task.kind]
+    if config.track == "auxiliary":
+        verdict = "auxiliary: no cap, no claim"
+    elif parameters < cap.parameters:
+        verdict = f"{100 * parameters / cap.parameters:.1f} % of the cap of {cap.parameters:,}"
+    else:
+        verdict = f"OVER the cap of {cap.parameters:,}"
+    out.print(f"parameters     {parameters:,} ({verdict})")
+    out.print(f"multiply-adds  {multiply_adds(config.model):,} per image")
+    out.print(f"steps          {config.train.steps:,} of at most {cap.steps:,}")
+    out.print(f"fingerprint    {config.fingerprint}")
+    out.print(f"run folder     {config.folder_name}")
+
+
+def print_data_status(name: str | None) -> None:
+    """Where each data set is, what is missing, and its images per split."""
+    from hpcvision import data
+
+    rows = table("data", "state", "train", "validation", "test", "folder", numbers=("train", "validation", "test"))
+    for source in [name] if name else list(data.DATASETS):
+        facts = data.status(source)
+        counts = facts["counts"]
+        state = "ready" if counts else f"missing: {', '.join(map(str, facts['missing']))}"
+        cells = [f"{counts[split]:,}" if counts else "" for split in ("train", "validation", "test")]
+        rows.add_row(source, state, *cells, str(facts["folder"]))
+    console().print(rows)
+
+
+def print_runs(folder: Path) -> None:
+    """One row per run in `folder`."""
+    from hpcvision.results.reader import read_summary
+    from hpcvision.rundir import RunDir
+
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give the folder of your runs, or set HPCVISION_RUNS")
+    rows = table("run", "data", "state", "parameters", "steps", "test score", numbers=("parameters", "steps"))
+    for path in sorted(folder.iterdir()):
+        rundir = RunDir(path)
+        if rundir.failure.exists():
+            state = "failed"
+        elif not rundir.results.exists():
+            if not rundir.config.exists():
+                continue
+            state = "started"
+        else:
+            state = ""
+        if not rundir.results.exists():
+            rows.add_row(path.name, "", state, "", "", "")
+            continue
+        summary = read_summary(rundir.results)
+        state = state or ("finished" if summary.finished else "unfinished")
+        cells = (f"{summary.parameters:,}", f"{summary.steps:,}")
+        rows.add_row(path.name, summary.data, state, *cells, scores_in_words(rundir.results))
+    console().print(rows)
+
+
+def scores_in_words(archive: Path) -> str:
+    """The headline test score of a finished run with its uncertainty."""
+    from hpcvision.results.reader import read_summary
+
+    scores = read_summary(archive).scores
+    if "accuracy" in scores:
+        low, high = scores["accuracy_low"], scores["accuracy_high"]
+        return (
+            f"test accuracy {100 * scores['accuracy']:.2f} % "
+            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}; "
+            f"{scores['accuracy']:.3f} ± {scores['accuracy_batch_deviation']:.3f} over batches)"
+        )
+    return f"test denoising loss {scores['loss']:.4f}" if "loss" in scores else ""

@@ -1,0 +1,77 @@
+"""Reads archives: a one-line summary of a run, and its curves as tables."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pandas as pd
+
+from hpcvision.errors import UserError
+from hpcvision.results.files import open_archive
+from hpcvision.results.record import FORMAT
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The facts of one archive that fit into a row of a table."""
+
+    path: Path
+    name: str
+    fingerprint: str
+    track: str
+    data: str
+    parameters: int
+    steps: int
+    finished: bool
+    test_reads: int
+    config: dict[str, Any]
+    scores: dict[str, float]
+    """Test scores of a finished run."""
+
+
+def check_format(file: h5py.File, kind: str, path: Path) -> None:
+    """Raise UserError when the file is no archive of this kind or of a newer format."""
+    if file.attrs.get("kind") != kind:
+        raise UserError(f"{path} is not an archive of a {kind} (kind={file.attrs.get('kind')!r})")
+    if file.attrs["format"] > FORMAT:
+        raise UserError(f"{path} has format {file.attrs['format']}, this hpcvision reads up to {FORMAT}; upgrade it")
+
+
+def read_summary(path: Path) -> Summary:
+    """The summary of a results.h5."""
+    with open_archive(path) as file:
+        check_format(file, "run", path)
+        scores = (
+            {key: float(value) for key, value in file["scores/test"].attrs.items() if key != "description"}
+            if ("scores/test" in file)
+            else {}
+        )
+        return Summary(
+            path=path,
+            name=str(file.attrs["name"]),
+            fingerprint=str(file.attrs["fingerprint"]),
+            track=str(file.attrs["track"]),
+            data=json.loads(file.attrs["data_json"])["name"],
+            parameters=int(file.attrs["parameters"]),
+            steps=int(file.attrs["steps"]),
+            finished=bool(file.attrs["finished"]),
+            test_reads=int(file.attrs["test_reads"]),
+            config=json.loads(file.attrs["config_json"]),
+            scores=scores,
+        )
+
+
+def read_curves(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training curve and the evaluations, one row per point."""
+    with open_archive(path) as file:
+        check_format(file, "run", path)
+        return table(file["train"]), table(file["evaluate"])
+
+
+def table(group: h5py.Group) -> pd.DataFrame:
+    """A group of equally long columns as a DataFrame."""
+    return pd.DataFrame(
+        {name: item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()] for name, item in group.items()}
+    )

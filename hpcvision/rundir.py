@@ -1,0 +1,143 @@
+"""The names of all files of one run, and how a file is written so that a kill never leaves half of one."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from hpcvision.config import RunConfig, differences
+from hpcvision.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` only when the block ends without an error, whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            # mkstemp makes files private; a run folder shared with a group must stay readable to it.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.fchmod(file.fileno(), 0o666 & ~umask)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).replace(path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run = one folder."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The RunConfig as JSON."""
+        return self.folder / "config.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before the newest, read when that one is damaged."""
+        return self.folder / "checkpoint.previous.pt"
+
+    @property
+    def log(self) -> Path:
+        """The journal, one JSON object per line."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of rank 0."""
+        return self.folder / "tensorboard"
+
+    @property
+    def results(self) -> Path:
+        """The archive; always complete when it exists."""
+        return self.folder / "results.h5"
+
+    @property
+    def training_graph(self) -> Path:
+        """Picture of the loss and accuracy curves."""
+        return self.folder / "training.png"
+
+    @property
+    def submissions(self) -> Path:
+        """submitit's pickles and the logs of the processes it started."""
+        return self.folder / "submitted"
+
+    @property
+    def failure(self) -> Path:
+        """Traceback of the first process that failed."""
+        return self.folder / "FAILED.txt"
+
+    def read_config(self) -> RunConfig:
+        """The configuration stored in the folder; raises UserError when there is none."""
+        try:
+            return RunConfig.model_validate_json(self.config.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} is not a run folder (it has no config.json)") from None
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the last stay reached the last step and wrote the archive."""
+        return any(event.get("event") == "finished" for event in read_journal(self.log))
+
+
+def runs_folder(given: Path | None = None) -> Path:
+    """`given`, else $HPCVISION_RUNS, else runs/ in the current folder."""
+    return given or Path(os.environ.get("HPCVISION_RUNS") or "runs")
+
+
+def open_run(config: RunConfig, runs: Path) -> RunDir:
+    """The folder of `config` below `runs`, made if missing, with its config.json; refuses another run's folder."""
+    rundir = RunDir((runs / config.folder_name).absolute())
+    if rundir.config.exists():
+        check_same(config, rundir.read_config(), rundir.folder)
+    else:
+        try:
+            write_json(rundir.config, config.model_dump(mode="json"))
+        except OSError as error:
+            raise UserError(f"cannot write into {rundir.folder}: {error.strerror}; choose another --runs") from None
+    return rundir
+
+
+def check_same(config: RunConfig, stored: RunConfig, where: Path) -> None:
+    """Raise UserError listing the keys in which `config` is not the one that `where` was made with."""
+    differing = {
+        key: pair
+        for key, pair in differences(stored, config).items()
+        if key != "name" and not key.startswith("cadence.")
+    }
+    if differing:
+        listed = ", ".join(f"{key} ({there} there, {here} now)" for key, (there, here) in differing.items())
+        raise UserError(f"{where} belongs to another configuration; it differs in {listed}")
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a journal; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            events.append(json.loads(line))
+    return events

@@ -1,0 +1,58 @@
+"""TensorBoard: curves, a grid of augmented inputs, and the settings as HParams, in one event file per stay."""
+
+from typing import Any
+
+import torch
+
+from hpcvision.config import RunConfig, flatten
+from hpcvision.rundir import RunDir
+
+GRID_COLUMNS = 8
+
+
+class Board:
+    """Writes event files on the main rank."""
+
+    def __init__(self, rundir: RunDir, *, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # 1 s of import that other ranks do not pay
+
+        self.writer = SummaryWriter(str(rundir.tensorboard), purge_step=first_step + 1 if first_step else None)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One point for each `group/name`."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def images(self, name: str, images: torch.Tensor, step: int) -> None:
+        """A grid of (N, 3, H, W) images in [0, 1], eight in a row."""
+        self.writer.add_image(name, grid(images.cpu().float()), step)
+
+    def settings(self, config: RunConfig, scores: dict[str, float]) -> None:
+        """The flattened configuration as HParams with the final scores, in this event file.
+
+        SummaryWriter.add_hparams would start a second folder, which TensorBoard shows as a run of its own.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        values: dict[str, Any] = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in flatten(config.model_dump(mode="json")).items()
+        }
+        for summary in hparams(values, dict.fromkeys(scores, 0.0)):
+            self.writer.file_writer.add_summary(summary)
+        for name, value in scores.items():
+            self.writer.add_scalar(name, value, config.train.steps)
+
+    def close(self) -> None:
+        """Write everything out."""
+        self.writer.close()
+
+
+def grid(images: torch.Tensor) -> torch.Tensor:
+    """(3, rows * H, 8 * W) picture of (N, 3, H, W) images; missing places are black."""
+    count, channels, height, width = images.shape
+    rows = -(-count // GRID_COLUMNS)
+    places = torch.zeros(rows * GRID_COLUMNS, channels, height, width)
+    places[:count] = images
+    table = places.reshape(rows, GRID_COLUMNS, channels, height, width)
+    return table.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, GRID_COLUMNS * width)

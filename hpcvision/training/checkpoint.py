@@ -1,0 +1,59 @@
+"""Checkpoints: written beside and renamed, two kept, plain types only, and the older one read when the newer is damaged."""
+
+import contextlib
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpcvision.errors import UserError
+from hpcvision.rundir import RunDir, atomic_write
+
+FORMAT = 1
+
+
+def save(rundir: RunDir, content: dict[str, Any]) -> None:
+    """Store `content` (tensors and plain types) as the newest checkpoint and keep the one before."""
+    with atomic_write(rundir.checkpoint.with_suffix(".new")) as file:
+        torch.save({"format": FORMAT, **content}, file)
+    with contextlib.suppress(FileNotFoundError):
+        rundir.checkpoint.replace(rundir.previous_checkpoint)
+    # A kill here leaves only the previous checkpoint and the complete .new one; load() reads whichever is there.
+    rundir.checkpoint.with_suffix(".new").replace(rundir.checkpoint)
+
+
+def load(rundir: RunDir) -> tuple[dict[str, Any] | None, str]:
+    """The newest readable checkpoint, or None when there is none, and a sentence about damaged ones (or "").
+
+    Raises UserError when checkpoints are there but none can be read, or when the format is newer than this code.
+    """
+    damaged = []
+    for path in (rundir.checkpoint.with_suffix(".new"), rundir.checkpoint, rundir.previous_checkpoint):
+        if not path.exists():
+            continue
+        content = read(path)
+        if content is None:
+            damaged.append(path.name)
+            continue
+        if content["format"] > FORMAT:
+            raise UserError(f"{path} has format {content['format']}, this hpcvision reads up to {FORMAT}; upgrade it")
+        names = " and ".join(damaged)
+        said = f"{names} is damaged; going on from {path.name} at step {content['step']:,}" if damaged else ""
+        return content, said
+    if damaged:
+        raise UserError(f"no readable checkpoint in {rundir.folder} ({', '.join(damaged)}); start again with --fresh")
+    return None, ""
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The content of one checkpoint file, or None when it is cut off or altered."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not check the CRCs that it stores
+                return None
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError):
+        return None
+    return content

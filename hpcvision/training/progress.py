@@ -1,0 +1,63 @@
+"""What a person sees of a long run: a bar on a terminal, one plain line every 30 seconds in a log."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 30.0
+
+
+class StepProgress:
+    """Shows the steps of one run; silent on all ranks but the main one."""
+
+    def __init__(self, *, first_step: int, steps: int, name: str, is_main: bool) -> None:
+        self.is_main = is_main
+        self.steps = steps
+        self.first_step = first_step
+        self.name = name
+        self.started = time.monotonic()
+        self.last_line = self.started
+        self.bar: Progress | None = None
+        console = Console(file=sys.stderr)
+        if is_main and console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console)
+            self.row = self.bar.add_task(name, total=steps, completed=first_step, numbers="")
+
+    def __enter__(self) -> "StepProgress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, step: int, numbers: str) -> None:
+        """Show that `step` steps are done; `numbers` is a short text such as the loss."""
+        if self.bar:
+            self.bar.update(self.row, completed=step, numbers=numbers)
+        elif self.is_main and time.monotonic() - self.last_line >= LINE_SECONDS:
+            self.last_line = time.monotonic()
+            seconds = (self.last_line - self.started) / max(1, step - self.first_step) * (self.steps - step)
+            self.say(f"step {step:,}/{self.steps:,}  {numbers}  {clock(seconds)} left")
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar or in the log."""
+        if not self.is_main:
+            return
+        if self.bar:
+            self.bar.console.print(line, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `02:03`."""
+    hours, rest = divmod(int(seconds), 3600)
+    return (f"{hours}:" if hours else "") + f"{rest // 60:02}:{rest % 60:02}"
