@@ -1,4 +1,4 @@
-"""Console entry `hpcvision`. Imports no torch, ray or h5py before a command needs it: a login node pays every second."""
+"""Console entry `hpcvision`; imports no torch, ray or h5py before a command needs it, for the sake of login nodes."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,9 @@ app = typer.Typer(
     help="Train the best vision models that fit under a hard cap.\n\n"
     "Example: hpcvision train cifar100_baby_mobilenet data.source=synthetic train.steps=300",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Fetch data sets and look at what is there.\n\nExample: hpcvision data status")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Fetch data sets and look at what is there.\n\nExample: hpcvision data status"
+)
 results_app = typer.Typer(no_args_is_help=True, help="Look at finished runs.\n\nExample: hpcvision results list")
 app.add_typer(data_app, name="data")
 app.add_typer(results_app, name="results")
@@ -136,7 +138,9 @@ def sweep(
 @app.command()
 def plot(
     file: Annotated[Path, typer.Argument(help="A results.h5, or the folder of a run.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [training.png beside].")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [training.png beside].")
+    ] = None,
 ) -> None:
     """Draw the training graph: training and validation loss and accuracy.
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.rundir import write_json
@@ -125,7 +127,7 @@ def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECOND
     device = choose_device(place)
     timeout = timedelta(seconds=COLLECTIVE_SECONDS)
     if place.world_size == 1:
-        store: dist.Store = dist.HashStore()
+        store: Store = HashStore()
     else:
         if place.node_count == 1:
             # One host: gloo otherwise asks the resolver for this host's name, which some nodes cannot answer.
@@ -160,7 +162,7 @@ def choose_device(place: Place) -> torch.device:
     return device
 
 
-def meet(place: Place, folder: Path, seconds: float) -> dist.Store:
+def meet(place: Place, folder: Path, seconds: float) -> Store:
     """A TCP store that all ranks are connected to.
 
     A port cannot be reserved, only bound, so rank 0 binds first and then announces where in a file of the run folder,
@@ -171,10 +173,8 @@ def meet(place: Place, folder: Path, seconds: float) -> dist.Store:
     timeout = timedelta(seconds=COLLECTIVE_SECONDS)
     if place.rank == 0:
         host = "127.0.0.1" if place.node_count == 1 else socket.getfqdn()
-        store: dist.Store = dist.TCPStore(
-            host, 0, place.world_size, is_master=True, timeout=timeout, wait_for_workers=False
-        )
-        write_json(announcement, {"host": host, "port": store.port})  # type: ignore[attr-defined]
+        store: Store = TCPStore(host, 0, place.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
+        write_json(announcement, {"host": host, "port": store.port})
     else:
         store = connect(announcement, place, deadline, timeout)
     store.set(f"here-{place.rank}", "1")
@@ -192,12 +192,12 @@ def meet(place: Place, folder: Path, seconds: float) -> dist.Store:
     return store
 
 
-def connect(announcement: Path, place: Place, deadline: float, timeout: timedelta) -> dist.Store:
+def connect(announcement: Path, place: Place, deadline: float, timeout: timedelta) -> Store:
     """The store that rank 0 announced; waits until it answers, and ignores an announcement that does not."""
     while time.monotonic() < deadline:
         try:
             there = json.loads(announcement.read_text())
-            return dist.TCPStore(
+            return TCPStore(
                 there["host"], there["port"], place.world_size, is_master=False, timeout=timeout, wait_for_workers=False
             )
         except (OSError, ValueError, RuntimeError):
@@ -225,7 +225,9 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in self.SIGNALS:
+        # Ray runs a trial beside the main thread, where Python allows no signal handlers; Ray itself ends trials.
+        here = threading.current_thread() is threading.main_thread()
+        for number in self.SIGNALS if here else ():
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -25,5 +25,7 @@ def config() -> RunConfig:
         ),
         task=ClassifyConfig(),
         train=TrainConfig(steps=10_000, global_batch_size=64, precision="fp32", allow_tf32=False),
-        optim=OptimConfig(optimizer="adamw", learning_rate=4e-3, weight_decay=1e-2, schedule="one_cycle", warmup_steps=1000),
+        optim=OptimConfig(
+            optimizer="adamw", learning_rate=4e-3, weight_decay=1e-2, schedule="one_cycle", warmup_steps=1000
+        ),
     )

@@ -18,10 +18,10 @@ SOURCE_SHAPES = {"cifar100": (32, 100), "addnist": (28, 20)}
 
 
 class AugmentConfig(Frozen):
-    """Batched augmentation, in this order; every operation draws its own parameters for every image. 0 turns one off."""
+    """Batched augmentation, in this order, with parameters of its own for every image; 0 turns an operation off."""
 
     crop_padding: int = Field(0, ge=0)
-    """Random crop: the image is padded by this many pixels on every side and cut back at a random whole-pixel offset."""
+    """Random crop: pad every side by this many pixels, cut back at a random whole-pixel offset."""
     padding_mode: Literal["zeros", "reflection"] = "zeros"
     """What lies outside the image for crop, rotation, scale, shift and shear."""
     flip: bool = False
@@ -134,7 +134,7 @@ class OptimConfig(Frozen):
     weight_decay: float = Field(0.0, ge=0)
     """On convolution and linear weights only, never on biases or normalisation."""
     schedule: Literal["constant", "step_decay", "cosine", "one_cycle"] = "constant"
-    """step_decay: learning_rate * decay_factor^k (paper A); one_cycle: linear rise, linear fall to the final fraction."""
+    """step_decay: learning_rate * decay_factor^k (paper A); one_cycle: linear rise, then linear fall."""
     decay_factor: float = Field(0.6, gt=0, le=1)
     """step_decay: factor at every decay."""
     decay_every: int = Field(1000, ge=1)

@@ -24,10 +24,12 @@ class TrainJob:
 
     folder: str
     time_limit_seconds: float | None = None
+    read_test: bool = True
+    """False for trials of a sweep: selection never reads the test split."""
 
     def __call__(self) -> dict[str, object]:
         """Train as the rank that the environment says; returns the outcome as plain values."""
-        return run_rank(RunDir(Path(self.folder)), deadline=self.deadline())
+        return run_rank(RunDir(Path(self.folder)), deadline=self.deadline(), read_test=self.read_test)
 
     def deadline(self) -> float | None:
         """Seconds since the epoch at which to stop by itself: Slurm's end time, else the limit counted from now."""
@@ -39,7 +41,7 @@ class TrainJob:
         return time.time() + self.time_limit_seconds - min(LEAVE_SECONDS, 0.1 * self.time_limit_seconds)
 
 
-def run_rank(rundir: RunDir, *, deadline: float | None = None) -> dict[str, object]:
+def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool = True) -> dict[str, object]:
     """Train in `rundir` as one rank; the main rank draws the training graph when the run is finished."""
     from hpcvision import distributed
     from hpcvision.training.loop import train
@@ -50,7 +52,7 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None) -> dict[str, obje
         try:
             with only_one(rundir) if place.rank == 0 else nothing():
                 rank = distributed.start(place, rundir.folder)
-                outcome = train(config, rundir, rank, stop)
+                outcome = train(config, rundir, rank, stop, read_test=read_test)
                 distributed.stop()
                 if rank.is_main:
                     rundir.failure.unlink(missing_ok=True)

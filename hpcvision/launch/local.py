@@ -20,7 +20,10 @@ def run_processes(rundir: RunDir, processes: int) -> int:
     Rank 0 has the terminal, the others write to rank-<n>.log in the run folder. SIGTERM and SIGUSR go on to all ranks,
     which then save and stop together.
     """
-    environment = os.environ | {"HPCVISION_WORLD_SIZE": str(processes), "HPCVISION_JOB_ID": f"local-{uuid.uuid4().hex[:8]}"}
+    environment = os.environ | {
+        "HPCVISION_WORLD_SIZE": str(processes),
+        "HPCVISION_JOB_ID": f"local-{uuid.uuid4().hex[:8]}",
+    }
     command = [sys.executable, "-m", "hpcvision.launch.worker", str(rundir.folder)]
     children: list[subprocess.Popen[bytes]] = []
 
@@ -37,9 +40,7 @@ def run_processes(rundir: RunDir, processes: int) -> int:
         for rank in range(processes):
             output = None if rank == 0 else (rundir.folder / f"rank-{rank}.log").open("ab")
             children.append(
-                subprocess.Popen(
-                    command, env=environment | {"HPCVISION_RANK": str(rank)}, stdout=output, stderr=output
-                )
+                subprocess.Popen(command, env=environment | {"HPCVISION_RANK": str(rank)}, stdout=output, stderr=output)
             )
             if output:
                 output.close()

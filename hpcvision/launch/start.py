@@ -19,7 +19,9 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
     place = Place.from_environment()
     if place.world_size > 1:
         if fresh:
-            raise UserError("--fresh cannot be used under srun with several tasks; set the old run folder aside by hand")
+            raise UserError(
+                "--fresh cannot be used under srun with several tasks; set the old run folder aside by hand"
+            )
         TrainJob(str(prepare(config, runs_folder(runs)).folder))()
         return 0
     processes = processes or processes_here()
@@ -68,7 +70,8 @@ def check_batch(config: RunConfig, processes: int) -> None:
     size = config.train.global_batch_size
     if size % processes:
         raise UserError(
-            f"train.global_batch_size={size} cannot be split over {processes} processes; choose a multiple of {processes}"
+            f"train.global_batch_size={size} cannot be split over {processes} processes; "
+            f"choose a multiple of {processes}"
         )
 
 

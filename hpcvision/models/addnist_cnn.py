@@ -1,5 +1,7 @@
 """The AddNIST network of paper B: four convolutions with max-pools between, then two linear layers."""
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -15,7 +17,7 @@ class AddNISTCNN(nn.Module):
         channels = [3, *(scaled(count, config.width) for count in (16, 32, 64, 64))]
         hidden = scaled(64, config.width)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(channels):
             if layers:
                 layers.append(nn.MaxPool2d(2))
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, layer by layer, and the hard cap on them. Needs no memory: meta device."""
+"""What a model costs: parameters and multiply-adds, layer by layer, and the hard cap; all on the meta device."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,7 +77,7 @@ def layer_table(config: ModelConfig) -> list[Layer]:
         model = build_model(config).eval()
     outputs: dict[str, tuple[int, ...]] = {}
     hooks = []
-    counter = FlopCounterMode(display=False, depth=None)
+    counter = FlopCounterMode(display=False)
     rows = {
         name: module
         for name, module in model.named_modules()

@@ -27,7 +27,7 @@ def training_graph(archive: Path, picture: Path) -> Path:
     axes[0][0].legend(frameon=False)
     title = f"{summary.name} on {summary.data}: {summary.parameters:,} parameters, {summary.steps:,} steps"
     if "accuracy" in summary.scores:
-        title += f", test accuracy {100 * summary.scores['accuracy']:.1f} %"
+        title += f", {summary.scored_split} accuracy {100 * summary.scores['accuracy']:.1f} %"
     figure.suptitle(title, fontsize="medium")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=150)

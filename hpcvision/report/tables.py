@@ -32,7 +32,12 @@ def print_jobs() -> None:
         config = load_job(name)
         train = config.train
         rows.add_row(
-            name, config.task.kind, config.model.kind, config.data.source, f"{train.steps:,}", str(train.global_batch_size)
+            name,
+            config.task.kind,
+            config.model.kind,
+            config.data.source,
+            f"{train.steps:,}",
+            str(train.global_batch_size),
         )
     console().print(rows)
 
@@ -117,7 +122,7 @@ def print_runs(folder: Path) -> None:
 
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give the folder of your runs, or set HPCVISION_RUNS")
-    rows = table("run", "data", "state", "parameters", "steps", "test score", numbers=("parameters", "steps"))
+    rows = table("run", "data", "state", "parameters", "steps", "score", numbers=("parameters", "steps"))
     for path in sorted(folder.iterdir()):
         rundir = RunDir(path)
         if rundir.failure.exists():
@@ -139,15 +144,16 @@ def print_runs(folder: Path) -> None:
 
 
 def scores_in_words(archive: Path) -> str:
-    """The headline test score of a finished run with its uncertainty."""
+    """The headline score of a finished run with its uncertainty."""
     from hpcvision.results.reader import read_summary
 
-    scores = read_summary(archive).scores
+    summary = read_summary(archive)
+    scores, split = summary.scores, summary.scored_split
     if "accuracy" in scores:
         low, high = scores["accuracy_low"], scores["accuracy_high"]
         return (
-            f"test accuracy {100 * scores['accuracy']:.2f} % "
+            f"{split} accuracy {100 * scores['accuracy']:.2f} % "
             f"(95 % interval {100 * low:.2f} to {100 * high:.2f}; "
             f"{scores['accuracy']:.3f} ± {scores['accuracy_batch_deviation']:.3f} over batches)"
         )
-    return f"test denoising loss {scores['loss']:.4f}" if "loss" in scores else ""
+    return f"{split} denoising loss {scores['loss']:.4f}" if "loss" in scores else ""

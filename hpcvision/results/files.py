@@ -1,6 +1,5 @@
 """The one place that opens HDF5 files, and writes a whole new one beside the old before it takes its name."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hpcvision.rundir import atomic_write
 def open_archive(path: Path) -> h5py.File:
     """An archive for reading, without a lock: shared file systems refuse locks, and a public file never changes."""
     if not path.exists():
-        raise UserError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist; a run writes its results.h5 at the first checkpoint")
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
@@ -23,10 +22,8 @@ def open_archive(path: Path) -> h5py.File:
 def write_archive(path: Path, fill: Callable[[h5py.File], None]) -> None:
     """Let `fill` write into a new file and put it in the place of `path` when it is whole and on disk.
 
-    It is built in memory (a run's archive is a few MB), so a kill can only ever leave the old file or the new one.
+    A kill can only ever leave the old file or the new one. The oldest file format that holds the content is used, so
+    that old tools can read it.
     """
-    memory = io.BytesIO()
-    with h5py.File(memory, "w", libver="latest") as file:
+    with atomic_write(path) as target, h5py.File(target, "w") as file:
         fill(file)
-    with atomic_write(path) as target:
-        target.write(memory.getbuffer())

@@ -27,8 +27,10 @@ class Summary:
     finished: bool
     test_reads: int
     config: dict[str, Any]
+    scored_split: str
+    """Which split `scores` are of: test, or validation for a trial of a sweep."""
     scores: dict[str, float]
-    """Test scores of a finished run."""
+    """Final scores of a finished run."""
 
 
 def check_format(file: h5py.File, kind: str, path: Path) -> None:
@@ -43,11 +45,8 @@ def read_summary(path: Path) -> Summary:
     """The summary of a results.h5."""
     with open_archive(path) as file:
         check_format(file, "run", path)
-        scores = (
-            {key: float(value) for key, value in file["scores/test"].attrs.items() if key != "description"}
-            if ("scores/test" in file)
-            else {}
-        )
+        split = next(iter(file.get("scores", {})), "test")
+        stored = file[f"scores/{split}"].attrs if f"scores/{split}" in file else {}
         return Summary(
             path=path,
             name=str(file.attrs["name"]),
@@ -59,7 +58,8 @@ def read_summary(path: Path) -> Summary:
             finished=bool(file.attrs["finished"]),
             test_reads=int(file.attrs["test_reads"]),
             config=json.loads(file.attrs["config_json"]),
-            scores=scores,
+            scored_split=split,
+            scores={key: float(value) for key, value in stored.items() if key != "description"},
         )
 
 

@@ -51,7 +51,9 @@ class Record:
     weights: dict[str, dict[str, NDArray[Any]]]
     """`raw` and, when an average is kept, `ema`: name -> array."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Final scores on the test split, flat names such as `accuracy`."""
+    """Final scores on `scored_split`, flat names such as `accuracy`."""
+    scored_split: str = "test"
+    """`test`, or `validation` for a trial of a sweep."""
     confusion: NDArray[np.int64] | None = None
     class_names: list[str] = field(default_factory=list)
     samples: dict[str, Samples] = field(default_factory=dict)

@@ -56,8 +56,8 @@ def fill_run(file: h5py.File, record: Record) -> None:
     fill_curves(file, record)
     fill_weights(file, record)
     if record.scores:
-        scores = file.create_group("scores/test")
-        scores.attrs["description"] = "final scores on the test split, last step"
+        scores = file.create_group(f"scores/{record.scored_split}")
+        scores.attrs["description"] = f"final scores on the {record.scored_split} split, last step"
         scores.attrs.update(record.scores)
     if record.confusion is not None:
         fill_classes(file, record)
@@ -114,10 +114,16 @@ def fill_classes(file: h5py.File, record: Record) -> None:
     """/classes: confusion matrix, accuracy per class, names."""
     assert record.confusion is not None, "called for classifiers only"
     classes = file.create_group("classes")
-    column(classes, "confusion", record.confusion, "i8", "test images; row = true class, column = predicted class")
+    column(
+        classes,
+        "confusion",
+        record.confusion,
+        "i8",
+        f"{record.scored_split} images; row = true class, column = predicted class",
+    )
     totals = record.confusion.sum(axis=1)
     per_class = np.divide(record.confusion.diagonal(), totals, out=np.full(len(totals), np.nan), where=totals > 0)
-    column(classes, "accuracy", per_class, "f4", "test accuracy of each class", "fraction")
+    column(classes, "accuracy", per_class, "f4", f"{record.scored_split} accuracy of each class", "fraction")
     column(classes, "names", record.class_names, "str", "class names")
 
 

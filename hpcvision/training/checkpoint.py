@@ -1,4 +1,4 @@
-"""Checkpoints: written beside and renamed, two kept, plain types only, and the older one read when the newer is damaged."""
+"""Checkpoints: written beside and renamed, two kept, plain types only; the older is read when the newer is damaged."""
 
 import contextlib
 import pickle

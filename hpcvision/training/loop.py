@@ -4,6 +4,7 @@ import math
 import socket
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ from hpcvision.training.tasks import TASKS, Artefacts, Task
 # of the small classifier 100 ms on two cores and about 1 ms on a GPU.
 AGREE_EVERY = 10
 
+Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -42,8 +45,11 @@ class Outcome:
     scores: dict[str, float]
 
 
-def train(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest) -> Outcome:
-    """Train until the last step or until asked to stop; goes on from the checkpoint in `rundir` when there is one."""
+def train(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest, *, read_test: bool = True) -> Outcome:
+    """Train until the last step or until asked to stop; goes on from the checkpoint in `rundir` when there is one.
+
+    read_test=False ends with the scores of the validation split instead and leaves the test split alone.
+    """
     parameters = check_cap(config)
     set_arithmetic(config.train, rank)
     task: Task = TASKS[config.task.kind](config, rank)
@@ -58,7 +64,9 @@ def train(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest) -> O
         while state.step < config.train.steps and not code:
             one_step(config, state, task, rank)
             code = run.after_step(stop)
-        return run.finish() if not code else run.interrupted(StopRequest.reason(code))
+        return (
+            run.finish("test" if read_test else "validation") if not code else run.interrupted(StopRequest.reason(code))
+        )
 
 
 def one_step(config: RunConfig, state: State, task: Task, rank: Rank) -> None:
@@ -214,7 +222,7 @@ class Run:
             write_results(self.rundir.results, self.record(weights, finished=False))
         self.saved_step = self.state.step
 
-    def weights(self) -> dict[str, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+    def weights(self) -> Weights:
         """All sets of weights as arrays; call it on every rank."""
         return {
             kind: {
@@ -225,11 +233,7 @@ class Run:
         }
 
     def record(
-        self,
-        weights: dict[str, dict[str, np.ndarray]],
-        *,
-        finished: bool,
-        artefacts: Artefacts | None = None,  # type: ignore[type-arg]
+        self, weights: Weights, *, finished: bool, artefacts: Artefacts | None = None, split: str = "test"
     ) -> Record:
         """What goes into results.h5 now."""
         assert self.journal is not None, "only the main rank writes"
@@ -250,6 +254,7 @@ class Run:
             test_reads=sum(event["event"] == "test_read" for event in events),
             weights=weights,
             scores=artefacts.scores,
+            scored_split=split,
             confusion=artefacts.confusion,
             class_names=data.class_names(config.data, **self.shape) if artefacts.confusion is not None else [],
             samples=artefacts.samples,
@@ -263,17 +268,17 @@ class Run:
         self.progress.say(f"stopped at step {self.state.step:,} ({reason}); the same command goes on from here")
         return Outcome(finished=False, step=self.state.step, reason=reason, scores={})
 
-    def finish(self) -> Outcome:
-        """Read the test split, once, and write the finished archive."""
+    def finish(self, split: data.SplitName) -> Outcome:
+        """Score the last step on `split`, the test split once and for all, and write the finished archive."""
         state, config = self.state, self.config
-        if self.journal:
+        if self.journal and split == "test":
             self.journal.add("test_read", step=state.step)
         # The headline weights come last, so that the evaluation copy holds them for the samples.
         scores: dict[str, float] = {}
         for kind in sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline):
-            evaluation = self.task.evaluate(states.load_for_evaluation(state, kind, self.rank), "test")
-            if self.journal:
-                self.journal.add("evaluate", step=state.step, split="test", weights=kind, **evaluation.scores)
+            evaluation = self.task.evaluate(states.load_for_evaluation(state, kind, self.rank), split)
+            if self.journal and split == "test":
+                self.journal.add("evaluate", step=state.step, split=split, weights=kind, **evaluation.scores)
             scores |= {f"{name}_{kind}": value for name, value in evaluation.scores.items()}
         artefacts = self.task.finish(state.evaluated, evaluation)
         artefacts.scores = artefacts.scores | scores
@@ -282,9 +287,9 @@ class Run:
             for name, samples in artefacts.samples.items():
                 pictures = torch.from_numpy(samples.images).permute(0, 3, 1, 2) / 255
                 self.board.images(f"samples/{name}", pictures, state.step)
-            self.board.settings(config, {f"test/{name}": value for name, value in artefacts.scores.items()})
-            self.data["test_sha256"] = self.digest("test")
+            self.board.settings(config, {f"final_{split}/{name}": value for name, value in artefacts.scores.items()})
+            self.data |= {f"{split}_sha256": self.digest(split)}
             self.journal.add("stop", step=state.step, reason="finished")
-            write_results(self.rundir.results, self.record(weights, finished=True, artefacts=artefacts))
+            write_results(self.rundir.results, self.record(weights, finished=True, artefacts=artefacts, split=split))
             self.journal.add("finished", step=state.step)
         return Outcome(finished=True, step=state.step, reason="finished", scores=artefacts.scores)

@@ -50,10 +50,10 @@ def fresh(config: RunConfig, rank: Rank, metrics: int) -> State:
     """The state before the first step; the same weights on every rank by construction."""
     model = build_model(config.model, seed=config.seed).to(rank.device)
     if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     trained = torch.compile(model) if config.train.compile else model
     ddp = DistributedDataParallel(
-        trained,  # type: ignore[arg-type]
+        trained,
         device_ids=[rank.device] if rank.device.type == "cuda" else None,
         **NO_BUFFER_SYNC,
         gradient_as_bucket_view=True,

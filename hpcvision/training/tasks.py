@@ -116,7 +116,7 @@ class Batches:
 class Classify:
     """Cross-entropy on class labels."""
 
-    metric_names = ("accuracy",)
+    metric_names: tuple[str, ...] = ("accuracy",)
 
     def __init__(self, config: RunConfig, rank: Rank) -> None:
         assert isinstance(config.task, ClassifyConfig), "chosen by task.kind"
@@ -152,7 +152,8 @@ class Classify:
             seen[chosen] += logits.argmax(1) + 1
         self.rank.sum(seen)
         self.rank.sum(loss)
-        assert int(seen.min()) >= 1 and int(seen.max()) <= self.config.model.num_classes, "each image exactly once"
+        once = (seen >= 1) & (seen <= self.config.model.num_classes)
+        assert bool(once.all()), "each image is looked at exactly once"
         predictions = (seen - 1).cpu()
         correct = predictions == labels.cpu()
         low, high = accuracy.wilson_interval(int(correct.sum()), len(correct))
@@ -168,7 +169,8 @@ class Classify:
     def finish(self, model: nn.Module, evaluation: Evaluation) -> Artefacts:
         """The confusion matrix of the given evaluation."""
         del model
-        assert evaluation.labels is not None and evaluation.predictions is not None, "made by evaluate()"
+        assert evaluation.labels is not None, "made by evaluate()"
+        assert evaluation.predictions is not None, "made by evaluate()"
         matrix = accuracy.confusion_matrix(evaluation.labels, evaluation.predictions, self.config.model.num_classes)
         return Artefacts(scores=evaluation.scores, confusion=matrix.numpy())
 
@@ -176,7 +178,7 @@ class Classify:
 class Diffuse:
     """Predict the noise in noised images (Ho et al. 2020), with the label left out now and then."""
 
-    metric_names = ()
+    metric_names: tuple[str, ...] = ()
 
     def __init__(self, config: RunConfig, rank: Rank) -> None:
         assert isinstance(config.task, DiffuseConfig), "chosen by task.kind"
@@ -234,7 +236,7 @@ class Diffuse:
         settings, classes = self.config.sample, self.config.model.num_classes
         artefacts = Artefacts(scores=evaluation.scores)
         shape = (3, self.config.model.image_size, self.config.model.image_size)
-        attributes = {
+        attributes: dict[str, Any] = {
             "sampler": settings.sampler,
             "steps": settings.steps,
             "guidance_scale": settings.guidance_scale,

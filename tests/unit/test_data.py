@@ -484,7 +484,7 @@ def test_a_linear_classifier_reads_less_than_thirty_percent_of_synthetic(shape):
     for penalty in (10, 100, 1e3, 1e4):
         weights = torch.linalg.solve(gram + penalty * torch.eye(len(gram)), cross)
         accuracies.append(((x_test @ weights).argmax(1) == test_labels).float().mean().item())
-    # Measured: BEST32 (objects), BEST28 (digits); chance is 1 and 5 %.
+    # Measured: 12 % (objects) and 16 % (digits), and 10 and 16 % by logistic regression; chance is 1 and 5 %.
     assert max(accuracies) < 0.30
 
 
@@ -504,9 +504,9 @@ def test_real_cifar100_has_its_counts_and_recorded_hashes():
     assert data.sha256(DataConfig(), "validation", **CIFAR100)[:16] == "ae3dc16977145d54"
     assert data.sha256(DataConfig(), "test", **CIFAR100)[:16] == "9f0797cda23af323"
     mean, deviation = data.statistics(DataConfig(), **CIFAR100)
-    images = torch.cat([train.images, validation.images])[::5].float() / 255
-    assert images.mean((0, 2, 3)).tolist() == pytest.approx(list(mean), abs=2e-3)
-    assert images.std((0, 2, 3)).tolist() == pytest.approx(list(deviation), abs=2e-3)
+    images = torch.cat([train.images, validation.images]).double() / 255
+    assert images.mean((0, 2, 3)).tolist() == pytest.approx(list(mean), abs=1e-4)
+    assert images.std((0, 2, 3)).tolist() == pytest.approx(list(deviation), abs=1e-4)
 
 
 def test_real_mnist_gives_the_recorded_addnist():

@@ -39,6 +39,5 @@ def test_baby_mobilenet_passes_sixty_percent_in_500_steps_and_stays_below_ninety
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         predictions = torch.cat([model(normalise(images)).argmax(1) for images in test.images.split(500)])
     accuracy = (predictions == test.labels).double().mean().item()
-    # MEASURED; 5 % wrong labels put 99 % out of anyone's reach.
-    print(accuracy)
+    # Measured: 0.807; 5 % wrong labels put 99 % out of anyone's reach.
     assert 0.60 < accuracy < 0.99
