@@ -173,8 +173,9 @@ def meet(place: Place, folder: Path, seconds: float) -> Store:
     timeout = timedelta(seconds=COLLECTIVE_SECONDS)
     if place.rank == 0:
         host = "127.0.0.1" if place.node_count == 1 else socket.getfqdn()
-        store: Store = TCPStore(host, 0, place.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
-        write_json(announcement, {"host": host, "port": store.port})
+        server = TCPStore(host, 0, place.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
+        write_json(announcement, {"host": host, "port": server.port})
+        store: Store = server
     else:
         store = connect(announcement, place, deadline, timeout)
     store.set(f"here-{place.rank}", "1")

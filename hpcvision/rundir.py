@@ -80,6 +80,11 @@ class RunDir:
         return self.folder / "training.png"
 
     @property
+    def samples_picture(self) -> Path:
+        """Picture of a generator's random samples and interpolations."""
+        return self.folder / "samples.png"
+
+    @property
     def submissions(self) -> Path:
         """submitit's pickles and the logs of the processes it started."""
         return self.folder / "submitted"

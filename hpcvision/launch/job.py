@@ -60,9 +60,10 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool =
             leave_trace(rundir, place.rank, error)
             raise
     if place.rank == 0 and outcome.finished:
-        from hpcvision.report.figures import training_graph
+        from hpcvision.report.figures import samples_picture, training_graph
 
         training_graph(rundir.results, rundir.training_graph)
+        samples_picture(rundir.results, rundir.samples_picture)
     return {"finished": outcome.finished, "step": outcome.step, "reason": outcome.reason, "scores": outcome.scores}
 
 

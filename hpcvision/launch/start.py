@@ -83,7 +83,7 @@ def say_where(rundir: RunDir) -> None:
     if not rundir.is_finished:
         return
     console.print(f"finished: {scores_in_words(rundir.results)}")
-    for path in (rundir.results, rundir.training_graph):
+    for path in (rundir.results, rundir.training_graph, rundir.samples_picture):
         if path.exists():
             console.print(f"  {path}")
     sys.stdout.flush()

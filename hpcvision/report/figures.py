@@ -7,12 +7,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
-from hpcvision.results.reader import read_curves, read_summary
+from hpcvision.results.reader import read_curves, read_images, read_summary
 
 # Okabe & Ito's colours, told apart by colour-blind readers too; raw is blue, the average orange.
 COLOURS = {"train": "#000000", "raw": "#0072B2", "ema": "#D55E00"}
+SAMPLES_PER_ROW = 8
 LABELS = {"raw": "validation", "ema": "validation, moving average"}
 
 
@@ -33,6 +35,41 @@ def training_graph(archive: Path, picture: Path) -> Path:
     figure.savefig(picture, dpi=150)
     plt.close(figure)
     return picture
+
+
+def samples_picture(archive: Path, picture: Path) -> Path | None:
+    """Random samples, eight in a row, and each interpolation as a row, pixel for pixel, enlarged; None without any."""
+    images = read_images(archive)
+    if not images:
+        return None
+    sheets = {}
+    for name, pixels in images.items():
+        rows = pixels if pixels.ndim == 5 else in_rows(pixels)
+        sheets[name] = rows.transpose(0, 2, 1, 3, 4).reshape(rows.shape[0] * rows.shape[2], -1, 3)
+    heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]
+    figure, axes = plt.subplots(
+        len(sheets),
+        1,
+        figsize=(5, 5 * sum(heights) + 0.4 * len(sheets)),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (name, sheet) in zip(axes[:, 0], sheets.items(), strict=True):
+        axis.imshow(sheet, interpolation="nearest")
+        axis.set_title(name, fontsize="small", loc="left")
+        axis.axis("off")
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+    return picture
+
+
+def in_rows(images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(rows, 8, H, W, 3) of (N, H, W, 3); missing places are white."""
+    rows = -(-len(images) // SAMPLES_PER_ROW)
+    places = np.full((rows * SAMPLES_PER_ROW, *images.shape[1:]), 255, dtype=np.uint8)
+    places[: len(images)] = images
+    return places.reshape(rows, SAMPLES_PER_ROW, *images.shape[1:])
 
 
 def draw_curve(axis: Any, train: pd.DataFrame, evaluate: pd.DataFrame, name: str) -> None:

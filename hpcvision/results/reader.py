@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pandas as pd
 
 from hpcvision.errors import UserError
@@ -68,6 +69,17 @@ def read_curves(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     with open_archive(path) as file:
         check_format(file, "run", path)
         return table(file["train"]), table(file["evaluate"])
+
+
+def read_images(path: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """All pictures of a run: `samples/<name>` (N, H, W, 3) and `interpolations/<name>` (pairs, points, H, W, 3)."""
+    with open_archive(path) as file:
+        check_format(file, "run", path)
+        return {
+            f"{kind}/{name}": group["images"][()]
+            for kind in ("samples", "interpolations")
+            for name, group in file.get(kind, {}).items()
+        }
 
 
 def table(group: h5py.Group) -> pd.DataFrame:
