@@ -43,6 +43,9 @@ def apply(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
             node = node.get(name) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
             raise UserError(unknown_key(key, flatten(tree)))
+        # pydantic would take true for the number 1.
+        if isinstance(overrides[key], bool) and not isinstance(node[leaf], bool):
+            raise UserError(f"{key}={json.dumps(overrides[key])}: this setting is not a switch")
         node[leaf] = overrides[key]
     try:
         return RunConfig.model_validate(tree)
@@ -75,4 +78,7 @@ def one_line(error: ValidationError) -> str:
     # pydantic puts the kind of a variant into the path; the user's key does not have it.
     kinds = {variant.model_fields["kind"].default for variants in VARIANTS.values() for variant in variants}
     key = ".".join(str(part) for part in first["loc"] if part not in kinds)
-    return f"{key}={first['input']!r}: {message}" if key else message
+    # A check of several settings together names them itself; its input is the whole part.
+    if not key or first["type"] == "value_error":
+        return message
+    return f"{key}={first['input']!r}: {message}"

@@ -12,6 +12,7 @@ from hpcvision.config.models import DenoiserConfig, ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Weights = Literal["raw", "ema"]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 # (side in pixels, classes) of the images of a source; `synthetic` draws whichever of these the model reads.
 SOURCE_SHAPES = {"cifar100": (32, 100), "addnist": (28, 20)}
@@ -129,7 +130,7 @@ class OptimConfig(Frozen):
     """SGD: momentum."""
     nesterov: bool = True
     """SGD: Nesterov's form of momentum."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """AdamW: decay rates of the first and second moment."""
     weight_decay: float = Field(0.0, ge=0)
     """On convolution and linear weights only, never on biases or normalisation."""

@@ -1,0 +1,42 @@
+# `make demo` and `make test` are all that is needed; each makes .venv first when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS := demo-runs
+.DELETE_ON_ERROR:
+.PHONY: demo test test-long test-slurm lint
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("hpcvision needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The main job, a small diffusion model and a sweep, on drawn images: nothing is downloaded.
+demo: .venv/.installed
+	rm -rf $(RUNS)
+	$(BIN)/hpcvision train cifar100_baby_mobilenet data.source=synthetic train.steps=200 train.global_batch_size=128 \
+		optim.learning_rate=0.1 optim.warmup_steps=20 optim.decay_every=40 cadence.log_every=10 \
+		cadence.evaluate_every=100 --processes 2 --runs $(RUNS)
+	$(BIN)/hpcvision train cifar100_ddpm_small data.source=synthetic train.steps=200 train.global_batch_size=32 \
+		optim.warmup_steps=20 cadence.log_every=10 cadence.evaluate_every=200 sample.steps=20 sample.images=32 \
+		sample.interpolation_pairs=4 --processes 2 --runs $(RUNS)
+	$(BIN)/hpcvision sweep demo --runs $(RUNS)
+	$(BIN)/hpcvision results list $(RUNS)
+	@echo
+	@echo "The numbers are in results.h5 and sweep.h5, the pictures in training.png and samples.png:"
+	@find $(RUNS) -maxdepth 2 \( -name results.h5 -o -name sweep.h5 -o -name '*.png' \) | sort | sed 's/^/  /'
+	@echo "Curves in a browser: $(BIN)/tensorboard --logdir $(RUNS)"
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+test-long: .venv/.installed
+	HPCVISION_REPEATS=25 $(BIN)/python -m pytest -m 'long or not long'
+
+test-slurm: .venv/.installed
+	HPCVISION_REQUIRE=slurm $(BIN)/python -m pytest tests/slurm
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,5 @@
+"""`python -m hpcvision` is `hpcvision`."""
+
+from hpcvision.cli import main
+
+main()

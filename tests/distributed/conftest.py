@@ -1,0 +1,122 @@
+"""Tiny jobs on drawn images, and runs that several tests look at, each made once."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from real_processes import end, events, living, only_run, start_command, wait_until
+
+STEPS = 60
+
+JOBS = {
+    # BatchNorm, dropout, augmentation, an average: everything that a resume could get wrong. Frequent checkpoints, so
+    # that random kills hit them.
+    "tiny": f"""
+from hpcvision.config import *
+
+def config():
+    return RunConfig(
+        name="tiny",
+        model=BabyMobileNetConfig(width=0.25, dropout=0.1),
+        data=DataConfig(source="synthetic", augmentation=AugmentConfig(crop_padding=2, flip=True, rotation_degrees=5)),
+        train=TrainConfig(steps={STEPS}, global_batch_size=16),
+        optim=OptimConfig(optimizer="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=5),
+        cadence=CadenceConfig(log_every=5, evaluate_every=20, checkpoint_every=3),
+    )
+""",
+    # No BatchNorm: the same on any number of processes.
+    "plain": """
+from hpcvision.config import *
+
+def config():
+    return RunConfig(
+        name="plain",
+        model=AddNISTCNNConfig(width=0.25),
+        data=DataConfig(source="synthetic", augmentation=AugmentConfig(per_channel=True, rotation_degrees=5)),
+        train=TrainConfig(steps=20, global_batch_size=16),
+        optim=OptimConfig(optimizer="sgd", learning_rate=0.05),
+        cadence=CadenceConfig(log_every=1, evaluate_every=10, checkpoint_every=5),
+    )
+""",
+}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was left alone until its end."""
+
+    runs: Path
+    folder: Path
+    code: int
+    out: str
+    err: str
+    training_seconds: float
+    """From the first line of the journal to the end of the process."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_of_ours_survives() -> Iterator[None]:
+    yield
+    for pid in living():
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose name would break careless quoting."""
+    folder = tmp_path_factory.mktemp("work") / "it's a $HOME & more"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def jobs(workplace: Path) -> dict[str, Path]:
+    """The job files by name."""
+    for name, text in JOBS.items():
+        (workplace / f"{name}.py").write_text(text)
+    return {name: workplace / f"{name}.py" for name in JOBS}
+
+
+def run_to_the_end(*words: object, runs: Path) -> FinishedRun:
+    """`hpcvision train WORDS` in an empty runs folder, left alone."""
+    process = start_command("train", *words, runs=runs)
+    wait_until(
+        lambda: process.poll() is not None or any(events(path.parent, "start") for path in runs.glob("*/log.jsonl")),
+        "the run to start",
+    )
+    started = time.monotonic()
+    result = end(process)
+    assert result.returncode == 0, result.stderr
+    return FinishedRun(
+        runs, only_run(runs), result.returncode, result.stdout, result.stderr, time.monotonic() - started
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(workplace: Path, jobs: dict[str, Path]) -> FinishedRun:
+    """The tiny classifier, trained by two processes that nobody disturbed."""
+    return run_to_the_end(jobs["tiny"], "--processes", 2, runs=workplace / "finished")
+
+
+@pytest.fixture(scope="session")
+def generated(workplace: Path) -> FinishedRun:
+    """A small diffusion job on drawn images, 6 steps and a handful of samples."""
+    settings = {
+        "data.source": "synthetic",
+        "train.steps": 6,
+        "train.global_batch_size": 8,
+        "train.precision": "fp32",
+        "optim.warmup_steps": 0,
+        "sample.steps": 3,
+        "sample.images": 6,
+        "sample.interpolation_pairs": 2,
+        "sample.interpolation_points": 3,
+        "cadence.log_every": 2,
+        "model.width": 0.1,
+    }
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    return run_to_the_end("cifar100_ddpm_small", *overrides, "--processes", 2, runs=workplace / "generated")

@@ -1,0 +1,190 @@
+"""Starts hpcvision as a user does: real processes in a clean environment, and what they left in a run folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcvision.results.digests import broken_seals
+from hpcvision.rundir import RunDir, read_journal
+from hpcvision.training import checkpoint
+
+PATIENCE = 240.0  # seconds; an idle machine needs 10, one whose cores are all taken several times that
+REPEATS = int(os.environ.get("HPCVISION_REPEATS") or 1)
+
+# Every process that a test starts carries this word in its environment, and hands it on to its children.
+MARK = f"HPCVISION_TEST_MARK={uuid.uuid4().hex}"
+
+COMMAND = [sys.executable, "-c", "from hpcvision.cli import main; main()"]
+
+# One rank of a run, with its outcome as JSON on standard output.
+RANK = "import json, sys; from hpcvision.launch.job import TrainJob; print(json.dumps(TrainJob(sys.argv[1])()))"
+
+# What a run leaves that must not depend on when it was stopped; times and speeds may.
+EXACT_COLUMNS = ("step", "loss", "accuracy", "learning_rate", "split", "weights", "confusion", "images")
+
+
+def environment(runs: Path, **more: str) -> dict[str, str]:
+    """Nothing of the caller's Slurm, submitit, Ray or hpcvision; one thread for each process; no data sets."""
+    name, _, value = MARK.partition("=")
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH") if key in os.environ}
+    ours = {"HPCVISION_RUNS": str(runs), "HPCVISION_DATA": str(runs / "no data"), "OMP_NUM_THREADS": "1", name: value}
+    return kept | ours | more
+
+
+def start_command(*words: object, runs: Path, **more: str) -> subprocess.Popen[str]:
+    """`hpcvision WORDS` in a process group of its own, with pipes for its output."""
+    runs.mkdir(parents=True, exist_ok=True)
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.Popen(
+        command,
+        env=environment(runs, **more),
+        cwd=runs,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for a process and take its output; kills its group when it takes too long."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"did not end within {PATIENCE:.0f} s:\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def hpcvision(*words: object, runs: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """`hpcvision WORDS`, waited for."""
+    return end(start_command(*words, runs=runs, **more))
+
+
+def start_ranks(
+    folder: Path,
+    world_size: int,
+    *,
+    program: str = RANK,
+    job_id: str | None = None,
+    ranks: Sequence[int] | None = None,
+    arguments: Sequence[object] = (),
+) -> list[subprocess.Popen[str]]:
+    """The ranks of one run, without a launcher that watches over them; `ranks` starts only some of them."""
+    job_id = job_id or f"test-{uuid.uuid4().hex[:8]}"
+    processes = []
+    for rank in ranks if ranks is not None else range(world_size):
+        place = {"HPCVISION_RANK": rank, "HPCVISION_WORLD_SIZE": world_size, "HPCVISION_JOB_ID": job_id}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(folder), *map(str, arguments)],
+                env=environment(folder.parent, **{key: str(value) for key, value in place.items()}),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+    return processes
+
+
+def ranks_below(parent: int) -> list[int]:
+    """Process ids of the worker processes that the launcher `parent` started, by rank."""
+    found = {}
+    for pid in (int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        ranks = [int(word.partition(b"=")[2]) for word in words if word.startswith(b"HPCVISION_RANK=")]
+        if ranks:
+            found[ranks[0]] = pid
+    return [found[rank] for rank in sorted(found)]
+
+
+def living(mark: str = MARK) -> list[int]:
+    """Processes that carry the mark and are no zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            is_ours = mark.encode() in (path / "environ").read_bytes().split(b"\0")
+            is_alive = (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except (OSError, IndexError):
+            continue
+        if is_ours and is_alive:
+            found.append(int(path.name))
+    return found
+
+
+def wait_until(condition: Callable[[], Any], what: str, *, patience: float = PATIENCE) -> None:
+    """Look every 10 ms until `condition` holds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {patience:.0f} s for: {what}"
+        time.sleep(0.01)
+
+
+def events(folder: Path, *names: str) -> list[dict[str, Any]]:
+    """The journal of a run, or only the events with these names."""
+    return [event for event in read_journal(folder / "log.jsonl") if not names or event["event"] in names]
+
+
+def only_run(runs: Path) -> Path:
+    """The one run folder below `runs`."""
+    (folder,) = [path.parent for path in runs.glob("*/config.json")]
+    return folder
+
+
+def ledger(folder: Path) -> list[dict[str, Any]]:
+    """/ledger of a run's archive, one dictionary per row."""
+    with h5py.File(folder / "results.h5") as file:
+        columns = {
+            name: item.asstr()[()].tolist() if h5py.check_string_dtype(item.dtype) else item[()].tolist()
+            for name, item in file["ledger"].items()
+        }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def exact_content(folder: Path) -> Mapping[str, bytes]:
+    """Everything in results.h5 that must be the same, bit for bit, whatever happened to the run on its way."""
+    content: dict[str, bytes] = {}
+    with h5py.File(folder / "results.h5") as file:
+
+        def take(path: str, item: h5py.Group | h5py.Dataset) -> None:
+            is_exact = path.startswith("weights/") or path.rsplit("/", 1)[-1] in EXACT_COLUMNS
+            if isinstance(item, h5py.Dataset) and is_exact and not path.startswith(("digests/", "ledger/")):
+                value = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
+                content[path] = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+            if path.startswith("scores/"):
+                for name, value in item.attrs.items():
+                    content[f"{path}@{name}"] = np.asarray(value).tobytes()
+
+        file.visititems(take)
+    return content
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, averages, curves, scores and pictures of two runs are equal bit for bit."""
+    a, b = exact_content(one), exact_content(other)
+    differing = [name for name in sorted(a | b) if a.get(name) != b.get(name)]
+    assert not differing, f"{len(differing)} of {len(a | b)} differ: {differing[:6]}"
+    assert len(a) > 20
+
+
+def assert_readable(folder: Path) -> None:
+    """The checkpoint and the archive, where they exist, are whole."""
+    _, complaint = checkpoint.load(RunDir(folder))
+    assert complaint == ""
+    if (folder / "results.h5").exists():
+        with h5py.File(folder / "results.h5") as file:
+            assert broken_seals(file) == []
