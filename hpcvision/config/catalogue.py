@@ -6,6 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from pydantic import ValidationError
+
+from hpcvision.config.overrides import one_line
 from hpcvision.config.run import RunConfig
 from hpcvision.errors import UserError
 
@@ -62,7 +65,10 @@ def load_job(wanted: str) -> RunConfig:
     module = load_file(path)
     if not hasattr(module, "config"):
         raise UserError(f"{path} has no function config() that returns a RunConfig")
-    config = module.config()
+    try:
+        config = module.config()
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
     if not isinstance(config, RunConfig):
         raise UserError(f"config() of {path} returns {type(config).__name__}, not a RunConfig")
     return config

@@ -13,11 +13,9 @@ class BabyMobileNet(nn.Module):
     def __init__(self, config: BabyMobileNetConfig) -> None:
         super().__init__()
         first, second, *deep = (scaled(channels, config.width) for channels in (32, 64, 120, 220, 120))
-        # The paper rectifies before it pools. The largest of four rectified numbers is the rectified largest, so the
-        # other order is the same function; it saves 12 % of a training step on a CPU (462 to 405 ms, batch 512).
         self.stem = nn.Sequential(
-            *(nn.Conv2d(3, first, 3, padding=1), nn.BatchNorm2d(first), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
-            *(nn.Conv2d(first, second, 3, padding=1), nn.BatchNorm2d(second), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(3, first, 3, padding=1), nn.BatchNorm2d(first), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            *(nn.Conv2d(first, second, 3, padding=1), nn.BatchNorm2d(second), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
             nn.Dropout(config.dropout),
         )
         self.blocks = nn.Sequential(
