@@ -23,7 +23,7 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
         if not sign or not key:
             raise UserError(f"{assignment!r} is not key=value; write for example optim.learning_rate=3e-4")
         try:
-            overrides[key.strip()] = json.loads(text)
+            overrides[key.strip()] = None if text in ("none", "None") else json.loads(text)
         except json.JSONDecodeError:
             overrides[key.strip()] = text
     return overrides

@@ -58,6 +58,8 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool =
                     rundir.failure.unlink(missing_ok=True)
         except Exception as error:
             leave_trace(rundir, place.rank, error)
+            if place.world_size == 1:  # with others, leaving the group would wait for a rank that may be gone
+                distributed.stop()
             raise
     if place.rank == 0 and outcome.finished:
         from hpcvision.report.figures import samples_picture, training_graph
@@ -99,13 +101,22 @@ def only_one(rundir: RunDir) -> Iterator[None]:
 
 
 def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
-    """The run's folder, checked and ready to be trained in; fresh=True sets an old one aside first."""
+    """The run's folder, ready to be trained in; fresh=True sets an old one aside first.
+
+    Raises UserError for what would fail later on the cluster: a model over the cap, missing data, a folder that cannot
+    be written.
+    """
+    from hpcvision import data
     from hpcvision.models.counting import check_cap
     from hpcvision.rundir import open_run
 
     check_cap(config)
+    if config.data.source != "synthetic":
+        data.load(config.data, "train", image_size=config.model.image_size, num_classes=config.model.num_classes)
     folder = runs / config.folder_name
     if fresh and folder.exists():
+        with only_one(RunDir(folder)):
+            pass
         folder.rename(folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"))
     rundir = open_run(config, runs)
     rundir.failure.unlink(missing_ok=True)

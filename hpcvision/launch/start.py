@@ -9,6 +9,7 @@ from hpcvision.config import RunConfig
 from hpcvision.errors import UserError
 from hpcvision.launch.job import TrainJob, prepare
 from hpcvision.launch.local import raise_failure, run_processes
+from hpcvision.launch.submit import follow, gpus_here, submit
 from hpcvision.rundir import RunDir, runs_folder
 
 
@@ -24,7 +25,7 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
             )
         TrainJob(str(prepare(config, runs_folder(runs)).folder))()
         return 0
-    processes = processes or processes_here()
+    processes = processes or max(1, gpus_here())
     check_batch(config, processes)
     rundir = prepare(config, runs_folder(runs), fresh=fresh)
     if not rundir.is_finished:
@@ -41,10 +42,9 @@ def submit_job(
 ) -> None:
     """Submit through submitit and say where the run and its log are; with wait=True stay until it ends."""
     from hpcvision.launch.profile import load_profile
-    from hpcvision.launch.submit import follow, submit
 
     profile = load_profile(cluster)
-    processes = processes or profile.gpus_per_node or processes_here()
+    processes = processes or profile.gpus_per_node or max(1, gpus_here())
     check_batch(config, processes)
     rundir = prepare(config, runs_folder(runs), fresh=fresh)
     if rundir.is_finished:
@@ -56,13 +56,6 @@ def submit_job(
     if wait:
         follow(job, rundir)
         say_where(rundir)
-
-
-def processes_here() -> int:
-    """One process per GPU of this machine, or 1."""
-    import torch
-
-    return max(1, torch.cuda.device_count())
 
 
 def check_batch(config: RunConfig, processes: int) -> None:

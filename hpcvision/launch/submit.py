@@ -23,7 +23,8 @@ def submit(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
         # submitit's own default would end a local job after two minutes.
         "timeout_min": profile.time_limit_minutes,
         "tasks_per_node": processes,
-        "gpus_per_node": profile.gpus_per_node,
+        # The local executor hides all GPUs that are not asked for.
+        "gpus_per_node": gpus_here() if profile.executor == "local" else profile.gpus_per_node,
         "stderr_to_stdout": True,
     }
     if profile.executor == "slurm":
@@ -38,6 +39,13 @@ def submit(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
             parameters["mem_gb"] = profile.memory_gb
     executor.update_parameters(**parameters)
     return executor.submit(TrainJob(str(rundir.folder), time_limit_seconds=60.0 * profile.time_limit_minutes))
+
+
+def gpus_here() -> int:
+    """GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def follow(job: Any, rundir: RunDir) -> None:

@@ -36,6 +36,8 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None, 
     path = find("sweeps", wanted)
     module = load_file(path)
     base = apply(load_job(module.BASE), dict(getattr(module, "FIXED", {})) | dict(overrides))
+    if base.data.train_on != "train":
+        raise UserError("a sweep selects on the validation images, so data.train_on must be train")
     objective = getattr(module, "OBJECTIVE", "loss")
     if hasattr(module, "VARIANTS"):
         drawn = [(label, dict(turned)) for label, turned in module.VARIANTS.items()][: trials or None]

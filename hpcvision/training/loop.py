@@ -1,48 +1,21 @@
 """The training loop of every task. One step = one optimisation step of the global batch."""
 
-import math
-import socket
 import time
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 
-from hpcvision import data, provenance
-from hpcvision.config import CAPS, RunConfig
+from hpcvision.config import RunConfig
 from hpcvision.distributed import Rank, StopRequest
-from hpcvision.errors import TrainingStopped
 from hpcvision.models.counting import check_cap
-from hpcvision.results.record import Record
-from hpcvision.results.writer import write_results
 from hpcvision.rundir import RunDir, check_same
 from hpcvision.seeding import stream_seed
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
-from hpcvision.training.board import Board
-from hpcvision.training.journal import Journal, ledger
+from hpcvision.training.bookkeeping import Bookkeeping, Outcome
 from hpcvision.training.optim import learning_rate, set_learning_rate
 from hpcvision.training.precision import set_arithmetic
-from hpcvision.training.progress import StepProgress
 from hpcvision.training.state import NEVER, State
-from hpcvision.training.tasks import TASKS, Artefacts, Task
-
-# Steps between the exchanges in which the ranks agree to stop: one exchange is 0.1 ms with gloo on one host, a step
-# of the small classifier 100 ms on two cores and about 1 ms on a GPU.
-AGREE_EVERY = 10
-
-Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a stay ended; `scores` are those of the test split when it finished."""
-
-    finished: bool
-    step: int
-    reason: str
-    scores: dict[str, float]
+from hpcvision.training.tasks import TASKS, Task
 
 
 def train(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest, *, read_test: bool = True) -> Outcome:
@@ -58,15 +31,16 @@ def train(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest, *, r
     if content is not None:
         check_same(config, RunConfig.model_validate(content["config"]), rundir.folder)
         states.restore(state, content, rank)
-    with Run(config, rundir, rank, task, state, parameters) as run:
-        run.progress.say(said) if said else None
+    with Bookkeeping(config, rundir, rank, task, state, parameters) as books:
+        if said:
+            books.progress.say(said)
         code = 0
         while state.step < config.train.steps and not code:
             one_step(config, state, task, rank)
-            code = run.after_step(stop)
-        return (
-            run.finish("test" if read_test else "validation") if not code else run.interrupted(StopRequest.reason(code))
-        )
+            code = books.after_step(stop)
+        if code:
+            return books.interrupted(StopRequest.reason(code))
+        return books.finish("test" if read_test else "validation")
 
 
 def one_step(config: RunConfig, state: State, task: Task, rank: Rank) -> None:
@@ -90,206 +64,3 @@ def one_step(config: RunConfig, state: State, task: Task, rank: Rank) -> None:
     # Looked at only when the ranks agree, so that the host need not wait for the device at every step.
     state.first_bad_step.clamp_(max=torch.where(sums[0].isfinite(), NEVER, state.step))
     state.seconds += time.perf_counter() - started
-
-
-class Run:
-    """The files and the cadence around the steps: curves, evaluations, checkpoints, the archive."""
-
-    def __init__(
-        self, config: RunConfig, rundir: RunDir, rank: Rank, task: Task, state: State, parameters: int
-    ) -> None:
-        self.config, self.rundir, self.rank, self.task, self.state = config, rundir, rank, task, state
-        self.parameters = parameters
-        self.shape = {"image_size": config.model.image_size, "num_classes": config.model.num_classes}
-        self.saved_step = state.step
-        self.seconds_at_point = state.seconds
-        self.numbers = ""
-        self.progress = StepProgress(
-            first_step=state.step, steps=config.train.steps, name=config.run_name, is_main=rank.is_main
-        )
-        self.journal: Journal | None = None
-        self.board: Board | None = None
-
-    def __enter__(self) -> "Run":
-        config, rank, step = self.config, self.rank, self.state.step
-        if rank.is_main:
-            self.provenance = provenance.collect()
-            self.data = {"name": data.describe(config.data, **self.shape), "source": config.data.source}
-            self.data |= {f"{split}_sha256": self.digest(split) for split in ("train", "validation")}
-            self.journal = Journal(self.rundir, resume_step=step)
-            place = rank.place
-            self.journal.add(
-                "start",
-                job_id=place.job_id,
-                restart=place.restart,
-                world_size=rank.world_size,
-                host=socket.gethostname(),
-                from_step=step,
-            )
-            self.board = Board(self.rundir, first_step=step)
-            if step == 0:
-                self.board.images("inputs", self.task.inputs(0, 64), 0)
-        self.progress.__enter__()
-        cap = CAPS[config.task.kind]
-        self.progress.say(
-            f"{config.folder_name}: {config.model.kind}, {self.parameters:,} parameters"
-            + (f" (cap {cap.parameters:,})" if config.track == "capped" else " (auxiliary: no cap, no claim)")
-        )
-        self.progress.say(
-            f"{data.describe(config.data, **self.shape)}; {rank.world_size} process(es) on {rank.device.type}, "
-            f"{torch.get_num_threads()} thread(s) each, {config.train.precision}; "
-            + (f"going on from step {step:,}" if step else f"{config.train.steps:,} steps")
-        )
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.__exit__(None, None, None)
-        if self.journal:
-            self.journal.__exit__(None, None, None)
-        if self.board:
-            self.board.close()
-
-    def digest(self, split: data.SplitName) -> str:
-        """SHA-256 over the images and labels of a split."""
-        return data.sha256(self.config.data, split, **self.shape)
-
-    def after_step(self, stop: StopRequest) -> int:
-        """Log, evaluate, save and agree, whatever is due after this step; the code of an agreed stop, or 0."""
-        step, steps, cadence = self.state.step, self.config.train.steps, self.config.cadence
-        is_last = step == steps
-        saves = is_last or step % cadence.checkpoint_every == 0
-        evaluates = is_last or step % cadence.evaluate_every == 0
-        code = 0
-        if step % AGREE_EVERY == 0 or saves or evaluates:
-            code = self.agree(stop)
-        if is_last or step % cadence.log_every == 0:
-            self.log_point()
-        if evaluates:
-            self.evaluate()
-        if saves or code:
-            self.save()
-        self.progress.advance(step, self.numbers)
-        # A stop that comes with the last step comes too late: what is left is shorter than a restart.
-        return 0 if is_last else code
-
-    def agree(self, stop: StopRequest) -> int:
-        """The same stop code on all ranks; ends all of them when any had a non-finite loss."""
-        votes = torch.stack([torch.tensor(stop.code, device=self.rank.device), -self.state.first_bad_step])
-        code, bad = (int(value) for value in self.rank.max(votes).tolist())
-        if -bad != NEVER:
-            raise TrainingStopped(
-                f"the loss is not finite at step {-bad:,}; the last good checkpoint is of step {self.saved_step:,} in "
-                f"{self.rundir.folder}; try a smaller optim.learning_rate or optim.gradient_clip=1"
-            )
-        return code
-
-    def log_point(self) -> None:
-        """One point of the training curve: means over all ranks since the last point."""
-        sums = self.rank.sum(self.state.sums.clone()).tolist()
-        self.state.sums.zero_()
-        *totals, count = sums
-        seconds = self.state.seconds - self.seconds_at_point
-        self.seconds_at_point = self.state.seconds
-        values = dict(zip(("loss", *self.task.metric_names), (total / count for total in totals), strict=True))
-        rate = learning_rate(self.config.optim, self.state.step - 1, self.config.train.steps)
-        speed = count / seconds if seconds > 0 else math.nan
-        self.numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items()) + f"  {speed:,.0f} images/s"
-        if self.journal and self.board:
-            timing = {"learning_rate": rate, "seconds": self.state.seconds, "images_per_second": speed}
-            self.journal.add("train", step=self.state.step, **values, **timing)
-            self.board.scalars(self.state.step, {f"train/{key}": value for key, value in (values | timing).items()})
-
-    def evaluate(self) -> None:
-        """Raw and averaged weights on the validation split; says so when the split was trained on."""
-        if self.config.data.train_on == "train+validation":
-            return
-        for kind in states.kinds(self.state):
-            scores = self.task.evaluate(states.load_for_evaluation(self.state, kind, self.rank), "validation").scores
-            text = "  ".join(f"{name} {scores[name]:.4f}" for name in ("loss", "accuracy") if name in scores)
-            self.progress.say(f"step {self.state.step:,}  validation ({kind})  {text}")
-            if self.journal and self.board:
-                self.journal.add("evaluate", step=self.state.step, split="validation", weights=kind, **scores)
-                group = "validation" if kind == self.config.ema.headline else f"validation_{kind}"
-                self.board.scalars(self.state.step, {f"{group}/{name}": scores[name] for name in scores})
-
-    def save(self) -> None:
-        """Write the checkpoint, and the archive as it stands."""
-        content = states.stored(self.state, self.config, self.rank)
-        weights = self.weights()
-        if self.rank.is_main and self.journal:
-            self.journal.sync()
-            checkpoint.save(self.rundir, content)
-            write_results(self.rundir.results, self.record(weights, finished=False))
-        self.saved_step = self.state.step
-
-    def weights(self) -> Weights:
-        """All sets of weights as arrays; call it on every rank."""
-        return {
-            kind: {
-                name: tensor.detach().cpu().contiguous().numpy()
-                for name, tensor in states.weights_of(self.state, kind, self.rank).items()
-            }
-            for kind in states.kinds(self.state)
-        }
-
-    def record(
-        self, weights: Weights, *, finished: bool, artefacts: Artefacts | None = None, split: str = "test"
-    ) -> Record:
-        """What goes into results.h5 now."""
-        assert self.journal is not None, "only the main rank writes"
-        config, events, artefacts = self.config, self.journal.events, artefacts or Artefacts()
-        return Record(
-            config=config.model_dump(mode="json"),
-            name=config.run_name,
-            fingerprint=config.fingerprint,
-            provenance=self.provenance,
-            caps=CAPS[config.task.kind]._asdict(),
-            parameters=self.parameters,
-            steps=self.state.step,
-            finished=finished,
-            data=self.data,
-            train=[event for event in events if event["event"] == "train"],
-            evaluate=[event for event in events if event["event"] == "evaluate"],
-            ledger=ledger(events),
-            test_reads=sum(event["event"] == "test_read" for event in events),
-            weights=weights,
-            scores=artefacts.scores,
-            scored_split=split,
-            confusion=artefacts.confusion,
-            class_names=data.class_names(config.data, **self.shape) if artefacts.confusion is not None else [],
-            samples=artefacts.samples,
-            interpolations=artefacts.interpolations,
-        )
-
-    def interrupted(self, reason: str) -> Outcome:
-        """The end of a stay before the last step; everything is saved already."""
-        if self.journal:
-            self.journal.add("stop", step=self.state.step, reason=reason)
-        self.progress.say(f"stopped at step {self.state.step:,} ({reason}); the same command goes on from here")
-        return Outcome(finished=False, step=self.state.step, reason=reason, scores={})
-
-    def finish(self, split: data.SplitName) -> Outcome:
-        """Score the last step on `split`, the test split once and for all, and write the finished archive."""
-        state, config = self.state, self.config
-        if self.journal and split == "test":
-            self.journal.add("test_read", step=state.step)
-        # The headline weights come last, so that the evaluation copy holds them for the samples.
-        scores: dict[str, float] = {}
-        for kind in sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline):
-            evaluation = self.task.evaluate(states.load_for_evaluation(state, kind, self.rank), split)
-            if self.journal and split == "test":
-                self.journal.add("evaluate", step=state.step, split=split, weights=kind, **evaluation.scores)
-            scores |= {f"{name}_{kind}": value for name, value in evaluation.scores.items()}
-        artefacts = self.task.finish(state.evaluated, evaluation)
-        artefacts.scores = artefacts.scores | scores
-        weights = self.weights()
-        if self.rank.is_main and self.journal and self.board:
-            for name, samples in artefacts.samples.items():
-                pictures = torch.from_numpy(samples.images).permute(0, 3, 1, 2) / 255
-                self.board.images(f"samples/{name}", pictures, state.step)
-            self.board.settings(config, {f"final_{split}/{name}": value for name, value in artefacts.scores.items()})
-            self.data |= {f"{split}_sha256": self.digest(split)}
-            self.journal.add("stop", step=state.step, reason="finished")
-            write_results(self.rundir.results, self.record(weights, finished=True, artefacts=artefacts, split=split))
-            self.journal.add("finished", step=state.step)
-        return Outcome(finished=True, step=state.step, reason="finished", scores=artefacts.scores)

@@ -88,9 +88,9 @@ def test_tensorboard_has_training_and_validation_scalars(board: EventAccumulator
 
 
 def test_tensorboard_has_a_grid_of_augmented_inputs(board: EventAccumulator) -> None:
-    # 16 images of 32 x 32, eight in a row.
+    # The main rank's 8 images of 32 x 32, eight in a row.
     (grid,) = board.Images("inputs")
-    assert (grid.width, grid.height) == (8 * 32, 2 * 32)
+    assert (grid.width, grid.height) == (8 * 32, 32)
 
 
 def test_tensorboard_has_the_settings_as_hparams_in_the_same_file(board: EventAccumulator) -> None:

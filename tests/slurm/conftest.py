@@ -103,9 +103,12 @@ def cluster() -> Iterator[Cluster]:
             running.append(subprocess.Popen(command, env=cluster.environment, stdout=log, stderr=log))
             time.sleep(0.5)
         deadline = time.monotonic() + 60
-        while "idle" not in subprocess.run(
-            ["sinfo", "-h", "-o", "%t"], env=cluster.environment, capture_output=True, text=True
-        ).stdout:
+        while (
+            "idle"
+            not in subprocess.run(
+                ["sinfo", "-h", "-o", "%t"], env=cluster.environment, capture_output=True, text=True
+            ).stdout
+        ):
             logs = "".join(path.read_text()[-500:] for path in folder.glob("*.out"))
             assert time.monotonic() < deadline, f"Slurm did not come up: {logs}"
             time.sleep(0.3)

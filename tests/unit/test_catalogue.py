@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcvision.config import DataConfig, apply
-from hpcvision.config import catalogue
+from hpcvision.config import DataConfig, apply, catalogue
 from hpcvision.errors import UserError
 from hpcvision.models.counting import check_cap
 from hpcvision.sweep.plan import make_plan
@@ -169,6 +168,7 @@ def test_the_wheel_holds_every_job_sweep_and_cluster_file(wheel):
 def test_the_wheel_holds_nothing_but_the_package(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"hpcvision"}
+    assert [name for name in zipfile.ZipFile(wheel).namelist() if "__pycache__" in name] == []
 
 
 def test_the_unpacked_wheel_lists_and_loads_the_jobs_from_another_folder(wheel, tmp_path):

@@ -143,7 +143,9 @@ def test_numbers_are_taken_in_every_spelling_and_lead_to_one_run():
     assert len(runs) == 1
 
 
-@pytest.mark.parametrize("text", ["x; rm -rf /", "$(id)", "`id`", "a\nb", "a\n", "'q'", '"', "..", "a/b", "", "-x", "ä"])
+@pytest.mark.parametrize(
+    "text", ["x; rm -rf /", "$(id)", "`id`", "a\nb", "a\n", "'q'", '"', "..", "a/b", "", "-x", "ä"]
+)
 def test_a_name_that_a_shell_or_a_path_could_misread_is_refused(text):
     with pytest.raises(UserError, match="name="):
         apply(CLASSIFIER, {"name": text})

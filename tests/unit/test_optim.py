@@ -1,0 +1,125 @@
+"""Learning rates follow their formulas; weight decay acts on filters and matrices alone."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hpcvision.config import BabyMobileNetConfig, OptimConfig
+from hpcvision.models import build_model
+from hpcvision.training.optim import build_optimizer, learning_rate, set_learning_rate
+
+
+def rates(steps=100, **settings):
+    config = OptimConfig(learning_rate=0.5, **settings)
+    return [learning_rate(config, step, steps) for step in range(steps)]
+
+
+def test_step_decay_is_eta0_times_alpha_to_the_k():
+    found = rates(schedule="step_decay", decay_factor=0.6, decay_every=10)
+    assert found == pytest.approx([0.5 * 0.6**k for k in range(10) for _ in range(10)])
+
+
+def test_constant_stays_at_the_peak():
+    assert set(rates()) == {0.5}
+
+
+@pytest.mark.parametrize("warmup", [0, 20])
+def test_cosine_falls_on_half_a_wave_from_the_peak_to_the_final_fraction_at_the_last_step(warmup):
+    found = rates(schedule="cosine", warmup_steps=warmup, final_learning_rate_fraction=0.1)
+    last = 99 - warmup
+    wave = [0.05 + 0.45 * (1 + math.cos(math.pi * k / last)) / 2 for k in range(last + 1)]
+    assert found[warmup:] == pytest.approx(wave)
+    assert found[-1] == pytest.approx(0.05)
+
+
+def test_one_cycle_rises_in_a_line_and_falls_in_a_line():
+    found = rates(schedule="one_cycle", warmup_steps=20, final_learning_rate_fraction=0.1)
+    assert found[:20] == pytest.approx([0.5 * k / 20 for k in range(1, 21)])
+    assert found[20:] == pytest.approx([0.5 - 0.45 * k / 79 for k in range(80)])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step_decay", "cosine", "one_cycle"])
+def test_every_schedule_warms_up_in_a_line_to_the_peak(schedule):
+    found = rates(schedule=schedule, warmup_steps=8, decay_every=50)
+    assert found[:8] == pytest.approx([0.5 * k / 8 for k in range(1, 9)])
+    assert max(found) == 0.5
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step_decay", "cosine", "one_cycle"])
+@pytest.mark.parametrize("warmup", [0, 1, 2, 3, 9])
+def test_every_schedule_is_finite_and_not_negative_in_the_shortest_runs(schedule, warmup):
+    for steps in (1, 2, 3):
+        assert all(0 <= rate <= 0.5 for rate in rates(steps, schedule=schedule, warmup_steps=warmup))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weight_decay_acts_on_filters_and_matrices_only(optimizer):
+    model = build_model(BabyMobileNetConfig(width=0.1))
+    made = build_optimizer(OptimConfig(optimizer=optimizer, weight_decay=0.3), model)
+    decay = {id(parameter): group["weight_decay"] for group in made.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        is_filter = name.endswith("weight") and parameter.ndim > 1
+        assert decay[id(parameter)] == (0.3 if is_filter else 0.0), name
+
+
+def test_every_parameter_is_optimised_exactly_once():
+    model = build_model(BabyMobileNetConfig(width=0.1))
+    held = [p for group in build_optimizer(OptimConfig(), model).param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+
+
+def trained(model, optimizer, steps=12):
+    stream = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        loss = model(torch.randn(8, 4, generator=stream)).square().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return list(model.parameters())
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.LayerNorm(5), nn.Linear(5, 2)).double()
+
+
+def test_adamw_without_weight_decay_is_adam():
+    ours, reference = small_model().float(), small_model().float()
+    config = OptimConfig(optimizer="adamw", learning_rate=0.01, betas=(0.8, 0.95))
+    made = build_optimizer(config, ours)
+    adam = torch.optim.Adam(reference.parameters(), lr=0.01, betas=(0.8, 0.95))
+    torch.testing.assert_close(trained(ours, made), trained(reference, adam), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd_follows_the_momentum_rule_with_decay_on_the_weights(nesterov):
+    model, rate, momentum, decay = small_model().float(), 0.01, 0.9, 0.1
+    config = OptimConfig(optimizer="sgd", learning_rate=rate, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+    reference = copy.deepcopy(model)
+    found = trained(model, build_optimizer(config, model))
+    velocity = [torch.zeros_like(p) for p in reference.parameters()]
+    stream = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        gradients = torch.autograd.grad(
+            reference(torch.randn(8, 4, generator=stream)).square().sum(), list(reference.parameters())
+        )
+        with torch.no_grad():
+            for p, v, g in zip(reference.parameters(), velocity, gradients, strict=True):
+                g = g + decay * p * (p.ndim >= 2)
+                v.mul_(momentum).add_(g)
+                p -= rate * (g + momentum * v if nesterov else v)
+    torch.testing.assert_close(found, list(reference.parameters()), rtol=1e-5, atol=1e-6)
+
+
+def test_sgd_without_momentum_is_accepted_with_nesterov_left_on():
+    made = build_optimizer(OptimConfig(optimizer="sgd", momentum=0), small_model())
+    assert all(group["nesterov"] is False for group in made.param_groups)
+
+
+def test_a_new_learning_rate_reaches_every_parameter():
+    made = build_optimizer(OptimConfig(), small_model())
+    set_learning_rate(made, 0.125)
+    assert [group["lr"] for group in made.param_groups] == [0.125, 0.125]
