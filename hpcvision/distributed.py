@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.rundir import write_json
 
 MEETING_SECONDS = 120.0  # a rank that has not come by then is named in the error
+CONNECT_SECONDS = 5.0  # one try; a stale announcement must not use up the time for the meeting
 COLLECTIVE_SECONDS = 300.0  # small models exchange in milliseconds; a longer silence means that a rank is gone
 
 
@@ -174,18 +176,20 @@ def meet(place: Place, folder: Path, seconds: float) -> Store:
     if place.rank == 0:
         host = "127.0.0.1" if place.node_count == 1 else socket.getfqdn()
         server = TCPStore(host, 0, place.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
-        write_json(announcement, {"host": host, "port": server.port})
+        token = uuid.uuid4().hex
+        server.set(token, "1")
+        write_json(announcement, {"host": host, "port": server.port, "token": token})
         store: Store = server
     else:
-        store = connect(announcement, place, deadline, timeout)
+        store = connect(announcement, place, seconds)
+        store.set_timeout(timeout)
     store.set(f"here-{place.rank}", "1")
     keys = [f"here-{rank}" for rank in range(place.world_size)]
     try:
         store.wait(keys, timedelta(seconds=max(1.0, deadline - time.monotonic())))
     except RuntimeError:  # DistStoreError is one
-        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
         raise TrainingStopped(
-            f"rank {', '.join(map(str, missing))} of {place.world_size} did not come within {seconds:.0f} s; "
+            f"rank {missing_ranks(store, keys)} of {place.world_size} did not come within {seconds:.0f} s; "
             f"look into the log of that process"
         ) from None
     if place.rank == 0:
@@ -193,18 +197,31 @@ def meet(place: Place, folder: Path, seconds: float) -> Store:
     return store
 
 
-def connect(announcement: Path, place: Place, deadline: float, timeout: timedelta) -> Store:
-    """The store that rank 0 announced; waits until it answers, and ignores an announcement that does not."""
+def missing_ranks(store: Store, keys: list[str]) -> str:
+    """Numbers of the ranks whose key is not in the store; 0 when the store went away with the rank that held it."""
+    try:
+        return ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
+    except RuntimeError:
+        return "0"
+
+
+def connect(announcement: Path, place: Place, seconds: float) -> Store:
+    """The store that rank 0 announced; one that does not answer, or not with the announced token, is an old one."""
+    deadline = time.monotonic() + seconds
+    attempt = timedelta(seconds=min(seconds, CONNECT_SECONDS))
     while time.monotonic() < deadline:
         try:
             there = json.loads(announcement.read_text())
-            return TCPStore(
-                there["host"], there["port"], place.world_size, is_master=False, timeout=timeout, wait_for_workers=False
+            store = TCPStore(
+                there["host"], there["port"], place.world_size, is_master=False, timeout=attempt, wait_for_workers=False
             )
-        except (OSError, ValueError, RuntimeError):
-            time.sleep(0.05)
+            if store.check([there["token"]]):
+                return store
+        except (OSError, ValueError, KeyError, RuntimeError):
+            pass
+        time.sleep(0.05)
     raise TrainingStopped(
-        f"rank 0 of {place.world_size} did not announce itself within {MEETING_SECONDS:.0f} s in {announcement}; "
+        f"rank 0 of {place.world_size} did not announce itself within {seconds:.0f} s in {announcement}; "
         f"look into the log of rank 0"
     )
 

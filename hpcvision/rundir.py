@@ -1,5 +1,6 @@
 """The names of all files of one run, and how a file is written so that a kill never leaves half of one."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -9,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from hpcvision.config import RunConfig, differences
+from hpcvision.config.overrides import one_line
 from hpcvision.errors import UserError
 
 
@@ -28,8 +32,18 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         Path(beside).replace(path)
+        fsync_folder(path.parent)
     finally:
         Path(beside).unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on disk: after a power cut a renamed file is otherwise the old one."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,11 +114,20 @@ class RunDir:
             return RunConfig.model_validate_json(self.config.read_text())
         except FileNotFoundError:
             raise UserError(f"{self.folder} is not a run folder (it has no config.json)") from None
+        except ValidationError as error:
+            raise UserError(f"{self.config} is not a configuration of this hpcvision: {one_line(error)}") from None
 
     @property
     def is_finished(self) -> bool:
         """True when the last stay reached the last step and wrote the archive."""
         return any(event.get("event") == "finished" for event in read_journal(self.log))
+
+
+def remove_half_written(rundir: RunDir) -> None:
+    """Remove what kills left of files that were being written; only for the process that holds the folder."""
+    for path in (rundir.checkpoint.with_suffix(".new"), rundir.log, rundir.results):
+        for beside in rundir.folder.glob(f".{path.name}.*"):
+            beside.unlink(missing_ok=True)
 
 
 def runs_folder(given: Path | None = None) -> Path:
@@ -138,11 +161,12 @@ def check_same(config: RunConfig, stored: RunConfig, where: Path) -> None:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a journal; a last line cut off by a kill is left out."""
+    """All complete lines of a journal; what a kill cut off or a power cut filled with zeros is left out."""
     if not path.exists():
         return []
     events = []
     for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            events.append(json.loads(line))
+        with contextlib.suppress(ValueError):
+            if line.endswith(b"\n"):
+                events.append(json.loads(line))
     return events

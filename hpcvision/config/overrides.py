@@ -81,4 +81,4 @@ def one_line(error: ValidationError) -> str:
     # A check of several settings together names them itself; its input is the whole part.
     if not key or first["type"] == "value_error":
         return message
-    return f"{key}={first['input']!r}: {message}"
+    return f"{key}: {message}" if first["type"] == "missing" else f"{key}={first['input']!r}: {message}"

@@ -8,14 +8,14 @@ import time
 import uuid
 from types import FrameType
 
-from hpcvision.errors import UserError
+from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.rundir import RunDir
 
 GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
 
 
 def run_processes(rundir: RunDir, processes: int) -> int:
-    """Train with `processes` ranks and wait for them; the exit code of the run.
+    """Train with `processes` ranks and wait for them; the exit code of the run, negative when a rank was killed.
 
     Rank 0 has the terminal, the others write to rank-<n>.log in the run folder. SIGTERM and SIGUSR go on to all ranks,
     which then save and stop together.
@@ -44,7 +44,14 @@ def run_processes(rundir: RunDir, processes: int) -> int:
             )
             if output:
                 output.close()
-        return wait(children)
+        rank, code = wait(children)
+        if code < 0:
+            # The others only failed because this one was gone, and it could not write itself.
+            rundir.failure.write_text(
+                f"rank {rank}: ended by {signal.Signals(-code).name} from outside; the system does so when memory runs "
+                "out. The same command goes on from the last checkpoint\n"
+            )
+        return code
     finally:
         for child in children:
             if child.poll() is None:
@@ -53,19 +60,26 @@ def run_processes(rundir: RunDir, processes: int) -> int:
             signal.signal(number, handler)
 
 
-def wait(children: list[subprocess.Popen[bytes]]) -> int:
-    """The first non-zero exit code, or 0; ends the other processes when one has failed."""
+def wait(children: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
+    """(rank, exit code) of the culprit, one that was killed before one that raised, or (0, 0); ends the others."""
     failed_at = None
+    culprit = (0, 0)
     while True:
         codes = [child.poll() for child in children]
-        bad = [code for code in codes if code]
+        bad = [(rank, code) for rank, code in enumerate(codes) if code]
+        if bad and culprit[1] >= 0:
+            killed = [(rank, code) for rank, code in bad if code < 0]
+            culprit = killed[0] if killed else culprit if culprit[1] else bad[0]
         if all(code is not None for code in codes):
-            return bad[0] if bad else 0
+            return culprit
         if bad and failed_at is None:
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS:
             for child in children:
                 child.kill()
+            for child in children:
+                child.wait()
+            return culprit
         time.sleep(0.05)
 
 
@@ -73,4 +87,4 @@ def raise_failure(rundir: RunDir, code: int) -> None:
     """Raise UserError with what the first failing rank wrote; nothing when the run did not fail."""
     if code:
         text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else f"a process ended with code {code}"
-        raise UserError(text)
+        raise TrainingStopped(text) if code == TrainingStopped.exit_code else UserError(text)

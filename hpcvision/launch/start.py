@@ -7,7 +7,7 @@ from rich.console import Console
 
 from hpcvision.config import RunConfig
 from hpcvision.errors import UserError
-from hpcvision.launch.job import TrainJob, prepare
+from hpcvision.launch.job import TrainJob, only_one, prepare
 from hpcvision.launch.local import raise_failure, run_processes
 from hpcvision.launch.submit import follow, gpus_here, submit
 from hpcvision.rundir import RunDir, runs_folder
@@ -32,6 +32,8 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
         if processes == 1:
             TrainJob(str(rundir.folder))()
         else:
+            with only_one(rundir):  # told here at once, not by a rank that the others then wait for
+                pass
             raise_failure(rundir, run_processes(rundir, processes))
     say_where(rundir)
     return 0
@@ -50,6 +52,8 @@ def submit_job(
     if rundir.is_finished:
         say_where(rundir)
         return
+    with only_one(rundir):
+        pass
     job = submit(rundir, profile, processes=processes)
     print(f"submitted {rundir.folder.name} as job {job.job_id} on {cluster}")
     print(f"log: {job.paths.stdout}")

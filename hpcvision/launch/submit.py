@@ -1,7 +1,10 @@
 """Submission through submitit: to this machine's local executor or to Slurm."""
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,29 @@ def submit(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
         if profile.memory_gb is not None:
             parameters["mem_gb"] = profile.memory_gb
     executor.update_parameters(**parameters)
-    return executor.submit(TrainJob(str(rundir.folder), time_limit_seconds=60.0 * profile.time_limit_minutes))
+    with output_into(rundir.submissions / "controller.log") if profile.executor == "local" else nullcontext():
+        return executor.submit(TrainJob(str(rundir.folder), time_limit_seconds=60.0 * profile.time_limit_minutes))
+
+
+@contextmanager
+def output_into(path: Path) -> Iterator[None]:
+    """Children that are started meanwhile write to `path`.
+
+    submitit's local executor hands its background process our standard output; whoever reads that through a pipe or
+    ssh would wait until the run ends.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    try:
+        with path.open("ab") as file:
+            for number in kept:
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, descriptor in kept.items():
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
 def gpus_here() -> int:

@@ -10,16 +10,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from hpcvision.errors import UserError
 from hpcvision.results.reader import read_curves, read_images, read_summary
 
 # Okabe & Ito's colours, told apart by colour-blind readers too; raw is blue, the average orange.
 COLOURS = {"train": "#000000", "raw": "#0072B2", "ema": "#D55E00"}
 SAMPLES_PER_ROW = 8
+SUFFIXES = (".png", ".pdf", ".svg")
 LABELS = {"raw": "validation", "ema": "validation, moving average"}
 
 
 def training_graph(archive: Path, picture: Path) -> Path:
     """Training and validation loss, and accuracy for classifiers, against the step; PNG, PDF or SVG by suffix."""
+    if picture.suffix not in SUFFIXES:
+        raise UserError(f"{picture} cannot be drawn; choose a name that ends in {', '.join(SUFFIXES)}")
     summary = read_summary(archive)
     train, evaluate = read_curves(archive)
     names = ["loss"] + (["accuracy"] if "accuracy" in train else [])
@@ -31,9 +35,13 @@ def training_graph(archive: Path, picture: Path) -> Path:
     if "accuracy" in summary.scores:
         title += f", {summary.scored_split} accuracy {100 * summary.scores['accuracy']:.1f} %"
     figure.suptitle(title, fontsize="medium")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=150)
-    plt.close(figure)
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, dpi=150)
+    except OSError as error:
+        raise UserError(f"cannot write {picture}: {error.strerror}; choose another place with --output") from None
+    finally:
+        plt.close(figure)
     return picture
 
 

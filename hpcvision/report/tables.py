@@ -109,10 +109,13 @@ def print_data_status(name: str | None) -> None:
     for source in [name] if name else list(data.DATASETS):
         facts = data.status(source)
         counts = facts["counts"]
-        state = "ready" if counts else f"missing: {', '.join(map(str, facts['missing']))}"
+        lacking = "missing" if facts["missing"] else "not prepared"
+        state = "ready" if counts else f"{lacking}: {facts['fetch']}"
         cells = [f"{counts[split]:,}" if counts else "" for split in ("train", "validation", "test")]
         rows.add_row(source, state, *cells, str(facts["folder"]))
     console().print(rows)
+    if name and facts["missing"]:
+        console().print(f"missing: {', '.join(map(str, facts['missing']))}")
 
 
 def print_runs(folder: Path) -> None:

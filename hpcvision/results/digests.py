@@ -58,15 +58,19 @@ def seal(file: h5py.File) -> None:
         "SHA-256 of each dataset (path) and attribute (path@name); see hpcvision.results.digests"
     )
     table["path"] = sorted(digests)
+    table["path"].attrs["description"] = "dataset, or attribute as path@name; the root's attributes begin with @"
     table["sha256"] = [digests[path] for path in sorted(digests)]
+    table["sha256"].attrs["description"] = "SHA-256 of its type, shape and content, hexadecimal"
     file.attrs["digest"] = digest_over(digests)
 
 
 def broken_seals(file: h5py.File) -> list[str]:
     """Paths whose content is not what was sealed: changed, missing or added; empty when the file is as written."""
+    if TABLE not in file:
+        return [TABLE]
     stored = dict(zip(file[f"{TABLE}/path"].asstr()[()], file[f"{TABLE}/sha256"].asstr()[()], strict=True))
     now = digests_of(file)
     broken = [path for path in sorted(stored | now) if stored.get(path) != now.get(path)]
-    if file.attrs["digest"] != digest_over(stored):
+    if file.attrs.get("digest") != digest_over(stored):
         broken.append("@digest")
     return broken

@@ -14,7 +14,7 @@ from hpcvision.distributed import Rank, StopRequest
 from hpcvision.errors import TrainingStopped
 from hpcvision.results.record import Record
 from hpcvision.results.writer import write_results
-from hpcvision.rundir import RunDir
+from hpcvision.rundir import RunDir, remove_half_written
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
 from hpcvision.training.board import Board
@@ -65,6 +65,7 @@ class Bookkeeping:
             self.provenance = provenance.collect()
             self.data = {"name": data.describe(config.data, **self.shape), "source": config.data.source}
             self.data |= {f"{split}_sha256": self.digest(split) for split in ("train", "validation")}
+            remove_half_written(self.rundir)
             self.journal = Journal(self.rundir, resume_step=step)
             place = rank.place
             self.journal.add(
@@ -122,13 +123,21 @@ class Bookkeeping:
         return 0 if is_last else code
 
     def agree(self, stop: StopRequest) -> int:
-        """The same stop code on all ranks; ends all of them when any had a non-finite loss."""
+        """The same stop code on all ranks; ends all of them when any had a non-finite loss.
+
+        A step with a finite loss can ruin the weights all the same, and a checkpoint of those would be no good one.
+        """
+        norm = torch.nn.utils.get_total_norm([weight.detach() for weight in self.state.model.parameters()])
+        self.state.first_bad_step.clamp_(max=torch.where(norm.isfinite(), NEVER, self.state.step))
         votes = torch.stack([torch.tensor(stop.code, device=self.rank.device), -self.state.first_bad_step])
         code, bad = (int(value) for value in self.rank.max(votes).tolist())
         if -bad != NEVER:
+            kept = (
+                f"the last good checkpoint is of step {self.saved_step:,}" if self.saved_step else "no checkpoint yet"
+            )
             raise TrainingStopped(
-                f"the loss is not finite at step {-bad:,}; the last good checkpoint is of step {self.saved_step:,} in "
-                f"{self.rundir.folder}; try a smaller optim.learning_rate or optim.gradient_clip=1"
+                f"the loss or a weight is not finite at step {-bad:,}; {kept} in {self.rundir.folder}; "
+                "try a smaller optim.learning_rate or optim.gradient_clip=1"
             )
         return code
 

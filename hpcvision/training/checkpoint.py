@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ def read(path: Path) -> dict[str, Any] | None:
     """The content of one checkpoint file, or None when it is cut off or altered."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch does not check the CRCs that it stores
+            # torch does not check the CRCs that it stores, and gives uninitialised memory for an entry whose flags
+            # have changed to those of a folder.
+            if archive.testzip() is not None or any(entry.external_attr for entry in archive.infolist()):
                 return None
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError):
         return None
-    return content
+    return content if isinstance(content, dict) and "format" in content else None

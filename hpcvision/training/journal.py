@@ -1,6 +1,5 @@
 """The journal of a run: one JSON line per event, appended by rank 0, cut back to the checkpoint on resume."""
 
-import itertools
 import json
 import os
 from types import TracebackType
@@ -62,7 +61,9 @@ def ledger(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if rows and rows[-1]["to_step"] is None:
         last = max((event["step"] for event in events if event["event"] == "train"), default=rows[-1]["from_step"])
         rows[-1] |= {"to_step": max(last, rows[-1]["from_step"]), "reason": "running"}
-    # A stay whose checkpoint was damaged afterwards counts only up to where the next one really began.
-    for row, following in itertools.pairwise(rows):
-        row["to_step"] = min(row["to_step"], following["from_step"])
+    # A stay whose checkpoint was damaged afterwards counts only up to where a later one really began.
+    end = rows[-1]["to_step"] if rows else 0
+    for row in reversed(rows):
+        row["to_step"] = min(row["to_step"], end)
+        end = row["from_step"] = min(row["from_step"], row["to_step"])
     return rows

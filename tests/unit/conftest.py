@@ -27,7 +27,8 @@ def make_record(config):
         return {"event": "train", "step": step, "loss": 3 / step, "accuracy": 1 - 1 / step, **timing}
 
     def evaluation(step, kind, split="validation"):
-        scores = {"loss": 2.5 / step, "accuracy": 0.9 - 0.5 / step}
+        better = 0.1 * (kind == "ema")
+        scores = {"loss": 2.5 / step + 0.5 - better, "accuracy": 0.7 - 0.5 / step + better}
         return {"event": "evaluate", "step": step, "split": split, "weights": kind, **scores}
 
     def stay(number):

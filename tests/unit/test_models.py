@@ -155,7 +155,7 @@ def test_the_layer_table_gives_the_share_of_the_three_separable_layers_only():
 
 
 def plain_baby_mobilenet(weights, images, *, training):
-    """Paper A, figure 1, in the paper's order: ReLU before max-pool; dropout off."""
+    """Paper A, figure 1: ReLU before max-pool; dropout off."""
 
     def normalise(values, name):
         mean, variance = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
@@ -177,7 +177,7 @@ def plain_baby_mobilenet(weights, images, *, training):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_baby_mobilenet_is_the_function_of_the_paper_although_it_pools_before_it_rectifies(training):
+def test_baby_mobilenet_is_the_function_of_the_paper(training):
     stream = torch.Generator().manual_seed(0)
     model = build_model(BabyMobileNetConfig(dropout=0)).double().train(training)
     for name, tensor in model.state_dict().items():

@@ -1,0 +1,291 @@
+"""Runs that cannot go on: all their processes end soon, and one line says which of them is to blame and what to do."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FinishedRun
+from real_processes import (
+    end,
+    events,
+    hpcvision,
+    living,
+    only_run,
+    ranks_below,
+    start_command,
+    start_ranks,
+    wait_until,
+)
+
+from hpcvision.config import apply
+from hpcvision.config.catalogue import load_job
+from hpcvision.launch.job import prepare
+from hpcvision.models import build_model
+from hpcvision.rundir import RunDir
+from hpcvision.training import checkpoint
+
+# At step 2 the loss is finite, yet the weights after it overflow in the next forward pass.
+EXPLODES = ["optim.learning_rate=1e6", "cadence.checkpoint_every=1", "cadence.evaluate_every=20"]
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """The only line on standard error that is hpcvision's own."""
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("hpcvision: ")]
+    return line
+
+
+# --- a loss that is not finite ---
+
+
+@pytest.fixture(scope="module")
+def exploded(jobs: dict[str, Path], workplace: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A two-process run whose learning rate is far too large."""
+    runs = workplace / "exploded"
+    result = hpcvision("train", jobs["plain"], *EXPLODES, "--processes", 2, runs=runs)
+    return only_run(runs), result
+
+
+def test_a_run_that_overflows_ends_with_exit_code_3_and_one_line_naming_the_step(exploded) -> None:
+    _, result = exploded
+    assert result.returncode == 3
+    assert "not finite at step" in complaint(result)
+    assert "Traceback" not in result.stderr
+
+
+def test_the_checkpoint_that_is_called_good_has_weights_that_compute_finite_numbers(exploded) -> None:
+    folder, result = exploded
+    content, _ = checkpoint.load(RunDir(folder))
+    assert content is not None
+    assert f"last good checkpoint is of step {content['step']} " in complaint(result)
+    model = build_model(RunDir(folder).read_config().model, seed=0)
+    model.load_state_dict(content["model"])
+    assert model(torch.ones(1, 3, 28, 28)).isfinite().all()
+
+
+def test_failed_txt_holds_the_line_of_a_run_that_overflows(exploded) -> None:
+    folder, result = exploded
+    assert (folder / "FAILED.txt").read_text().strip() == complaint(result).removeprefix("hpcvision: ")
+
+
+SAYS_ITS_ERROR = """
+import sys
+from hpcvision.errors import UserError
+from hpcvision.launch.job import TrainJob
+try:
+    TrainJob(sys.argv[1])()
+except UserError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_ranks_end_together_with_the_same_line_when_one_overflows(jobs: dict[str, Path], workplace: Path) -> None:
+    settings = {"optim.learning_rate": 1e12, "cadence.checkpoint_every": 5}
+    rundir = prepare(apply(load_job(str(jobs["plain"])), settings), workplace / "exploded-ranks")
+    results = [end(process) for process in start_ranks(rundir.folder, 2, program=SAYS_ITS_ERROR)]
+    assert [result.returncode for result in results] == [3, 3]
+    assert results[0].stdout == results[1].stdout
+    assert "no checkpoint yet" in results[0].stdout
+
+
+# --- a rank that raises or is killed ---
+
+RAISES_ON_RANK_1 = """
+import os, sys
+from hpcvision.launch.job import TrainJob
+from hpcvision.training.tasks import Batches
+
+take = Batches.local
+def local(self, step):
+    if step == 7 and self.rank.index == 1:
+        raise ZeroDivisionError("the cosmic ray of step 7")
+    return take(self, step)
+
+Batches.local = local
+TrainJob(sys.argv[1])()
+"""
+
+
+@pytest.fixture(scope="module")
+def raised(jobs: dict[str, Path], workplace: Path) -> tuple[RunDir, list[subprocess.CompletedProcess[str]], float]:
+    """A run of two ranks, the second of which raises; and the seconds from then until both had ended."""
+    rundir = prepare(load_job(str(jobs["plain"])), workplace / "raised")
+    processes = start_ranks(rundir.folder, 2, program=RAISES_ON_RANK_1)
+    wait_until(rundir.failure.exists, "the failure")
+    failed = time.monotonic()
+    results = [end(process) for process in processes]
+    return rundir, results, time.monotonic() - failed
+
+
+def test_a_rank_that_raises_ends_all_ranks_within_30_seconds(raised) -> None:
+    _, results, seconds = raised
+    assert all(result.returncode != 0 for result in results)
+    assert seconds < 30
+
+
+def test_failed_txt_holds_the_traceback_of_the_rank_that_raised_and_not_its_neighbours(raised) -> None:
+    text = raised[0].failure.read_text()
+    assert text.startswith("rank 1: Traceback")
+    assert text.rstrip().endswith("ZeroDivisionError: the cosmic ray of step 7")
+
+
+@pytest.fixture(scope="module")
+def orphaned(jobs: dict[str, Path], workplace: Path) -> tuple[Path, subprocess.CompletedProcess[str], float, int]:
+    """A two-process run of which one rank was killed; the seconds until the command ended, and the rank."""
+    runs = workplace / "orphaned"
+    process = start_command("train", jobs["plain"], "train.steps=10000", "--processes", 2, runs=runs)
+    wait_until(lambda: any(events(path.parent, "train") for path in runs.glob("*/log.jsonl")), "the first step")
+    victim = random.randrange(2)
+    os.kill(ranks_below(process.pid)[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    result = end(process)
+    return only_run(runs), result, time.monotonic() - killed, victim
+
+
+def test_a_killed_rank_ends_the_run_within_30_seconds(orphaned) -> None:
+    _, result, seconds, _ = orphaned
+    assert result.returncode != 0
+    assert seconds < 30
+
+
+def test_a_killed_rank_is_named_with_its_signal_by_the_command_and_failed_txt(orphaned) -> None:
+    folder, result, _, victim = orphaned
+    assert f"rank {victim}: ended by SIGKILL" in complaint(result)
+    assert (folder / "FAILED.txt").read_text().startswith(f"rank {victim}: ended by SIGKILL")
+
+
+# --- bad input, one line before anything is started ---
+
+
+def test_a_batch_that_cannot_be_split_is_refused_before_a_folder_is_made(
+    jobs: dict[str, Path], workplace: Path
+) -> None:
+    runs = workplace / "indivisible"
+    result = hpcvision("train", jobs["plain"], "--processes", 3, runs=runs)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [complaint(result)]
+    assert "train.global_batch_size=16" in complaint(result)
+    assert "multiple of 3" in complaint(result)
+    assert list(runs.iterdir()) == []
+
+
+def test_missing_data_is_one_line_with_the_command_that_fetches_it(workplace: Path) -> None:
+    result = hpcvision("train", "cifar100_baby_mobilenet", "--processes", 2, runs=workplace / "no data")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [complaint(result)]
+    assert "hpcvision data fetch cifar100" in complaint(result)
+
+
+def test_a_run_folder_of_another_config_is_refused_with_the_keys_that_differ(
+    finished: FinishedRun, jobs: dict[str, Path], workplace: Path
+) -> None:
+    folder = workplace / "edited" / finished.folder.name
+    shutil.copytree(finished.folder, folder)
+    edited = json.loads((folder / "config.json").read_text())
+    edited["optim"]["learning_rate"] = 0.5
+    (folder / "config.json").write_text(json.dumps(edited))
+    result = hpcvision("train", jobs["tiny"], "--processes", 2, runs=folder.parent)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [complaint(result)]
+    assert "optim.learning_rate (0.5 there, 0.002 now)" in complaint(result)
+
+
+@pytest.fixture(scope="module")
+def long_run(jobs: dict[str, Path], workplace: Path) -> Iterator[tuple[list[object], Path]]:
+    """The command and the folder of a run that is busy for as long as the fixture lives."""
+    runs = workplace / "busy"
+    command = ["train", jobs["plain"], "train.steps=9999", "cadence.log_every=1000", "--processes", 2]
+    process = start_command(*command, runs=runs)
+    wait_until(lambda: any(events(path.parent, "start") for path in runs.glob("*/log.jsonl")), "the run to start")
+    yield command, only_run(runs)
+    process.send_signal(signal.SIGTERM)
+    assert end(process).returncode == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--fresh"]])
+def test_a_second_process_in_the_same_folder_is_refused_at_once(long_run, more: list[str]) -> None:
+    command, folder = long_run
+    begun = time.monotonic()
+    result = hpcvision(*command, *more, runs=folder.parent)
+    assert result.returncode == 2
+    assert "another process is training in" in complaint(result)
+    assert time.monotonic() - begun < 15
+    assert not (folder / "FAILED.txt").exists()
+    assert len(events(folder, "start")) == 1
+
+
+# --- ranks that meet, or do not ---
+
+MEETS = """
+import sys
+from pathlib import Path
+import torch
+from hpcvision import distributed
+from hpcvision.errors import UserError
+place = distributed.Place.from_environment()
+try:
+    rank = distributed.start(place, Path(sys.argv[1]), meeting_seconds=float(sys.argv[2]))
+except UserError as error:
+    print(error)
+    sys.exit(error.exit_code)
+print(rank.sum(torch.ones(1)).item())
+distributed.stop()
+"""
+
+
+def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
+    results = [end(process) for process in start_ranks(tmp_path, 3, ranks=[0, 1], program=MEETS, arguments=[8])]
+    assert [result.returncode for result in results] == [3, 3], results[1].stderr
+    assert "rank 2 of 3 did not come within 8 s" in results[0].stdout
+
+
+def test_a_rank_0_that_never_comes_is_named(tmp_path: Path) -> None:
+    (process,) = start_ranks(tmp_path, 2, ranks=[1], program=MEETS, arguments=[2])
+    result = end(process)
+    assert result.returncode == 3
+    assert "rank 0 of 2 did not announce itself within 2 s" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["dead", "of another run"])
+def test_a_stale_announcement_is_not_used(tmp_path: Path, kind: str) -> None:
+    # Rank 1 reads the old file first; rank 0 comes a second later.
+    if kind == "dead":
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            port = unused.getsockname()[1]
+    else:
+        other = torch.distributed.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+        port = other.port
+    stale = tmp_path / "meeting-again-0.json"
+    stale.write_text(json.dumps({"host": "127.0.0.1", "port": port, "token": "old"}))
+    late = start_ranks(tmp_path, 2, ranks=[1], program=MEETS, arguments=[60], job_id="again")
+    time.sleep(3)
+    results = [
+        end(process)
+        for process in late + start_ranks(tmp_path, 2, ranks=[0], program=MEETS, arguments=[60], job_id="again")
+    ]
+    assert [result.stdout.strip() for result in results] == ["2.0", "2.0"]
+    assert not stale.exists()
+
+
+@pytest.mark.parametrize("runs", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_many_runs_at_once_all_meet_and_finish(jobs: dict[str, Path], workplace: Path, runs: int) -> None:
+    config = apply(load_job(str(jobs["plain"])), {"train.steps": 2, "ema.beta": 0})
+    rundirs = [prepare(apply(config, {"seed": seed}), workplace / f"many-{runs}") for seed in range(runs)]
+    processes = [process for rundir in rundirs for process in start_ranks(rundir.folder, 2)]
+    assert [end(process).returncode for process in processes] == [0] * (2 * runs)
+    assert all(rundir.is_finished for rundir in rundirs)
+
+
+def test_no_failed_run_leaves_a_process_behind(exploded, raised, orphaned) -> None:
+    folders = {str(exploded[0]), str(raised[0].folder), str(orphaned[0])}
+    words = [word for pid in living() for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+    assert not folders & set(words)

@@ -1,0 +1,67 @@
+"""`hpcvision submit --cluster local`: through submitit's local executor, in the background or waited for."""
+
+import subprocess
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from real_processes import hpcvision, living, only_run, wait_until
+
+from hpcvision.launch.job import TrainJob
+from hpcvision.rundir import RunDir
+
+LOCAL = ["--cluster", "local", "--processes", 2]
+
+
+@pytest.fixture(scope="module")
+def waited(jobs: dict[str, Path], workplace: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run that was submitted and waited for."""
+    runs = workplace / "waited"
+    return runs, hpcvision("submit", jobs["plain"], *LOCAL, "--wait", runs=runs)
+
+
+def test_submit_and_wait_trains_with_all_processes_and_prints_where_the_archive_is(waited) -> None:
+    runs, result = waited
+    assert result.returncode == 0, result.stderr
+    folder = only_run(runs)
+    assert "2 process(es)" in result.stdout
+    assert str(folder / "results.h5") in result.stdout
+    assert (folder / "results.h5").exists()
+
+
+def test_submit_and_wait_shows_the_log_of_the_run(waited) -> None:
+    assert "step 20  validation (raw)" in waited[1].stdout
+
+
+def test_what_submitit_pickles_is_below_2_kb(waited) -> None:
+    folder = only_run(waited[0])
+    assert len(cloudpickle.dumps(TrainJob(str(folder), time_limit_seconds=3600.0))) < 2000
+    (pickle,) = (folder / "submitted").glob("*_submitted.pkl")
+    assert pickle.stat().st_size < 2000
+
+
+def test_submit_returns_at_once_and_the_run_finishes_by_itself(jobs: dict[str, Path], workplace: Path) -> None:
+    runs = workplace / "background"
+    result = hpcvision("submit", jobs["plain"], *LOCAL, runs=runs)
+    rundir = RunDir(only_run(runs))
+    assert result.returncode == 0, result.stderr
+    assert not rundir.is_finished
+    submitted, log = result.stdout.splitlines()
+    job_id = submitted.split(" as job ")[1].split()[0]
+    assert int(job_id) in living()
+    assert job_id in Path(log.removeprefix("log: ")).name
+    wait_until(lambda: rundir.is_finished and rundir.training_graph.exists(), "the run to finish in the background")
+    assert "step 20" in Path(log.removeprefix("log: ")).read_text()
+    # submitit's tasks still write down what they return.
+    wait_until(lambda: int(job_id) not in living(), "submitit's process to end")
+
+
+def test_a_job_that_fails_while_waited_for_is_one_line_and_a_non_zero_exit(
+    jobs: dict[str, Path], workplace: Path
+) -> None:
+    settings = ["optim.learning_rate=1e12", "cadence.checkpoint_every=5"]
+    result = hpcvision("submit", jobs["plain"], *settings, *LOCAL, "--wait", runs=workplace / "failing")
+    assert result.returncode != 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("hpcvision: rank ")
+    assert "not finite at step" in line
