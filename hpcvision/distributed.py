@@ -246,7 +246,9 @@ class StopRequest:
         # Ray runs a trial beside the main thread, where Python allows no signal handlers; Ray itself ends trials.
         here = threading.current_thread() is threading.main_thread()
         for number in self.SIGNALS if here else ():
-            self._previous[number] = signal.signal(number, self._handle)
+            # What the starter had ignored, as nohup and `submit` do for a run in the background, stays ignored.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:

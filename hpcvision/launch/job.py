@@ -62,11 +62,17 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool =
                 distributed.stop()
             raise
     if place.rank == 0 and outcome.finished:
-        from hpcvision.report.figures import samples_picture, training_graph
-
-        training_graph(rundir.results, rundir.training_graph)
-        samples_picture(rundir.results, rundir.samples_picture)
+        draw_pictures(rundir)
     return {"finished": outcome.finished, "step": outcome.step, "reason": outcome.reason, "scores": outcome.scores}
+
+
+def draw_pictures(rundir: RunDir) -> None:
+    """The training graph and, of a generator, the samples, from the archive."""
+    from hpcvision.report.figures import samples_picture, training_graph
+
+    # The graph comes last: where it is, nothing is missing.
+    samples_picture(rundir.results, rundir.samples_picture)
+    training_graph(rundir.results, rundir.training_graph)
 
 
 def leave_trace(rundir: RunDir, rank: int, error: Exception) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from hpcvision.config import RunConfig
 from hpcvision.errors import UserError
-from hpcvision.launch.job import TrainJob, only_one, prepare
+from hpcvision.launch.job import TrainJob, draw_pictures, only_one, prepare
 from hpcvision.launch.local import raise_failure, run_processes
 from hpcvision.launch.submit import follow, gpus_here, submit
 from hpcvision.rundir import RunDir, runs_folder
@@ -58,7 +58,11 @@ def submit_job(
     print(f"submitted {rundir.folder.name} as job {job.job_id} on {cluster}")
     print(f"log: {job.paths.stdout}")
     if wait:
-        follow(job, rundir)
+        try:
+            follow(job, rundir)
+        except KeyboardInterrupt:
+            print("\nthe run goes on in the background; the same command shows the result when it is finished")
+            sys.exit(130)
         say_where(rundir)
 
 
@@ -79,6 +83,8 @@ def say_where(rundir: RunDir) -> None:
     console = Console(soft_wrap=True, highlight=False)
     if not rundir.is_finished:
         return
+    if not rundir.training_graph.exists():  # killed after the last step, while drawing
+        draw_pictures(rundir)
     console.print(f"finished: {scores_in_words(rundir.results)}")
     for path in (rundir.results, rundir.training_graph, rundir.samples_picture):
         if path.exists():

@@ -1,6 +1,7 @@
 """Submission through submitit: to this machine's local executor or to Slurm."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -41,17 +42,18 @@ def submit(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
         if profile.memory_gb is not None:
             parameters["mem_gb"] = profile.memory_gb
     executor.update_parameters(**parameters)
-    with output_into(rundir.submissions / "controller.log") if profile.executor == "local" else nullcontext():
+    with detached(rundir.submissions / "controller.log") if profile.executor == "local" else nullcontext():
         return executor.submit(TrainJob(str(rundir.folder), time_limit_seconds=60.0 * profile.time_limit_minutes))
 
 
 @contextmanager
-def output_into(path: Path) -> Iterator[None]:
-    """Children that are started meanwhile write to `path`.
+def detached(path: Path) -> Iterator[None]:
+    """Children that are started meanwhile write to `path`, and live on after Ctrl-C and after the terminal is closed.
 
     submitit's local executor hands its background process our standard output; whoever reads that through a pipe or
-    ssh would wait until the run ends.
+    ssh would wait until the run ends. A signal that is ignored stays so in the children.
     """
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     sys.stdout.flush()
     sys.stderr.flush()
     kept = {number: os.dup(number) for number in (1, 2)}
@@ -64,6 +66,8 @@ def output_into(path: Path) -> Iterator[None]:
         for number, descriptor in kept.items():
             os.dup2(descriptor, number)
             os.close(descriptor)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def gpus_here() -> int:

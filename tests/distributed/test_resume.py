@@ -163,7 +163,8 @@ def killed(
             kills, kills_here = kills + 1, kills_here + 1
             assert_readable(folder)
             # What a kill in the middle of writing leaves, in case none of them hit that moment.
-            (folder / ".results.h5.half").write_bytes(b"half")
+            if not RunDir(folder).is_finished:
+                (folder / ".results.h5.half").write_bytes(b"half")
         else:
             process = start_command(*command, runs=place)
         result = end(process)

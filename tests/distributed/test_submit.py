@@ -1,11 +1,13 @@
 """`hpcvision submit --cluster local`: through submitit's local executor, in the background or waited for."""
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
 import cloudpickle
 import pytest
-from real_processes import hpcvision, living, only_run, wait_until
+from real_processes import end, hpcvision, living, only_run, start_command, wait_until
 
 from hpcvision.launch.job import TrainJob
 from hpcvision.rundir import RunDir
@@ -65,3 +67,16 @@ def test_a_job_that_fails_while_waited_for_is_one_line_and_a_non_zero_exit(
     (line,) = result.stderr.splitlines()
     assert line.startswith("hpcvision: rank ")
     assert "not finite at step" in line
+
+
+def test_ctrl_c_ends_the_watching_of_a_submitted_run_and_not_the_run(jobs: dict[str, Path], workplace: Path) -> None:
+    runs = workplace / "watched"
+    process = start_command("submit", jobs["plain"], "train.steps=60", *LOCAL, "--wait", runs=runs)
+    assert process.stdout is not None
+    while "parameters (cap" not in (line := process.stdout.readline()):
+        assert line, "the run ended before it was interrupted"
+    os.killpg(process.pid, signal.SIGINT)
+    watched = end(process)
+    assert watched.returncode == 130
+    assert "the run goes on in the background" in watched.stdout
+    wait_until(lambda: RunDir(only_run(runs)).is_finished, "the end of the run in the background")

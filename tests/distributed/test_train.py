@@ -118,6 +118,13 @@ def test_a_finished_run_is_not_trained_again(finished: FinishedRun, jobs: dict[s
     assert str(finished.folder / "results.h5") in again.stdout
 
 
+def test_a_run_killed_after_its_last_step_gets_its_missing_graph(finished: FinishedRun, jobs: dict[str, Path]) -> None:
+    (finished.folder / "training.png").unlink()
+    again = hpcvision("train", jobs["tiny"], "--processes", 2, runs=finished.runs)
+    assert (finished.folder / "training.png").stat().st_size > 1000
+    assert str(finished.folder / "training.png") in again.stdout
+
+
 @pytest.fixture(scope="module")
 def run_afresh(finished: FinishedRun, jobs: dict[str, Path], workplace: Path) -> Path:
     """Runs folder in which the tiny job was trained again with --fresh beside what an earlier run left."""

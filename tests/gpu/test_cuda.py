@@ -21,7 +21,8 @@ TINY = {
 
 
 def trained(tmp_path, **changes):
-    config = apply(load_job("cifar100_baby_mobilenet"), TINY | {key.replace("__", "."): changes[key] for key in changes})
+    overrides = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    config = apply(load_job("cifar100_baby_mobilenet"), overrides)
     rundir = prepare(config, tmp_path)
     outcome = run_rank(rundir)
     assert outcome["finished"]
