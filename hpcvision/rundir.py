@@ -138,9 +138,10 @@ def runs_folder(given: Path | None = None) -> Path:
 def open_run(config: RunConfig, runs: Path) -> RunDir:
     """The folder of `config` below `runs`, made if missing, with its config.json; refuses another run's folder."""
     rundir = RunDir((runs / config.folder_name).absolute())
-    if rundir.config.exists():
-        check_same(config, rundir.read_config(), rundir.folder)
-    else:
+    stored = rundir.read_config() if rundir.config.exists() else None
+    if stored is not None:
+        check_same(config, stored, rundir.folder)
+    if stored != config:  # a new run, or the same one with another cadence
         try:
             write_json(rundir.config, config.model_dump(mode="json"))
         except OSError as error:

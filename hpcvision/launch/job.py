@@ -42,11 +42,16 @@ class TrainJob:
 
 
 def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool = True) -> dict[str, object]:
-    """Train in `rundir` as one rank; the main rank draws the training graph when the run is finished."""
+    """Train in `rundir` as one rank; the main rank draws the training graph when the run is finished.
+
+    A run that is finished already is left alone: going on would read the test split again.
+    """
     from hpcvision import distributed
     from hpcvision.training.loop import train
 
     config = rundir.read_config()
+    if rundir.is_finished:
+        return {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
     place = distributed.Place.from_environment()
     with distributed.StopRequest(deadline) as stop:
         try:

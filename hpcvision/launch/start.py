@@ -20,10 +20,12 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
     place = Place.from_environment()
     if place.world_size > 1:
         if fresh:
-            raise UserError(
-                "--fresh cannot be used under srun with several tasks; set the old run folder aside by hand"
-            )
-        TrainJob(str(prepare(config, runs_folder(runs)).folder))()
+            raise UserError("--fresh cannot be used under srun with several tasks; rename the old folder by hand")
+        check_batch(config, place.world_size)
+        rundir = prepare(config, runs_folder(runs))
+        TrainJob(str(rundir.folder))()
+        if place.rank == 0:
+            say_where(rundir)
         return 0
     processes = processes or max(1, gpus_here())
     check_batch(config, processes)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hpcvision.models.counting import parameters_of
 from hpcvision.report.tables import table
 from hpcvision.results.reader import read_curves, read_summary
 from hpcvision.results.sweeps import Trial, write_sweep
-from hpcvision.rundir import RunDir
+from hpcvision.rundir import RunDir, read_journal
 from hpcvision.sweep.plan import Plan, make_plan
+from hpcvision.training.progress import LINE_SECONDS
 
 
 def run_sweep(wanted: str, overrides: dict[str, Any], runs: Path, *, trials: int | None, cpus_per_trial: float) -> None:
@@ -78,30 +80,6 @@ def run_trials(plan: Plan, rundirs: list[RunDir], waiting: list[int], folder: Pa
         _temp_dir=str(temporary),
     )
 
-    class Narrator(tune.Callback):  # type: ignore[misc]
-        """One line per finished trial."""
-
-        done = 0
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            del iteration, trials, info
-            self.say(trial, "finished")
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            del iteration, trials, info
-            self.say(trial, "FAILED")
-
-        def say(self, trial: Any, word: str) -> None:
-            self.done += 1
-            label, turned = plan.trials[trial.config["trial"]]
-            score = trial.last_result.get("objective", math.nan) if trial.last_result else math.nan
-            settings = "  ".join(f"{key}={value}" for key, value in turned.items())
-            print(
-                f"{self.done}/{len(waiting)}  {label} {word}  {plan.objective} {score:.4f}  {settings}",
-                file=sys.stderr,
-                flush=True,
-            )
-
     folders = [str(rundir.folder) for rundir in rundirs]
 
     def trainable(chosen: dict[str, Any]) -> dict[str, float]:
@@ -115,12 +93,57 @@ def run_trials(plan: Plan, rundirs: list[RunDir], waiting: list[int], folder: Pa
             param_space={"trial": tune.grid_search(waiting)},
             tune_config=tune.TuneConfig(metric="objective", mode="min" if plan.objective == "loss" else "max"),
             run_config=tune.RunConfig(
-                name="ray", storage_path=str(folder), verbose=0, callbacks=[Narrator()], log_to_file=False
+                name="ray",
+                storage_path=str(folder),
+                verbose=0,
+                callbacks=[narrator(plan, rundirs, waiting)],
+                log_to_file=False,
             ),
         ).fit()
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def narrator(plan: Plan, rundirs: list[RunDir], waiting: list[int]) -> Any:
+    """A Tune callback that prints a line for every trial that ends, and every 30 seconds how far the others are."""
+    from ray import tune
+
+    class Narrator(tune.Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.done = 0
+            self.last_line = time.monotonic()
+
+        def say(self, line: str) -> None:
+            self.last_line = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+        def ended(self, trial: Any, word: str) -> None:
+            self.done += 1
+            label, turned = plan.trials[trial.config["trial"]]
+            score = trial.last_result.get("objective", math.nan) if trial.last_result else math.nan
+            settings = "  ".join(f"{key}={value}" for key, value in turned.items())
+            self.say(f"{self.done}/{len(waiting)}  {label} {word}  {plan.objective} {score:.4f}  {settings}")
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            self.ended(trial, "finished")
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            self.ended(trial, "FAILED")
+
+        def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:  # noqa: ARG002
+            if time.monotonic() - self.last_line < LINE_SECONDS:
+                return
+            running = [trial.config["trial"] for trial in trials if trial.status == "RUNNING"]
+            far = (f"{plan.trials[index][0]} at step {last_step(rundirs[index]):,}" for index in running)
+            self.say(f"{self.done}/{len(waiting)}  running: {', '.join(far)}")
+
+    return Narrator()
+
+
+def last_step(rundir: RunDir) -> int:
+    """The last step that the journal tells of."""
+    return max((event["step"] for event in read_journal(rundir.log) if event["event"] == "train"), default=0)
 
 
 def objective_of(rundir: RunDir, objective: str) -> float:

@@ -158,7 +158,7 @@ class Bookkeeping:
             self.board.scalars(self.state.step, {f"train/{key}": value for key, value in (values | timing).items()})
 
     def evaluate(self) -> None:
-        """Raw and averaged weights on the validation split; says so when the split was trained on."""
+        """Raw and averaged weights on the validation split; nothing when that is trained on."""
         if self.config.data.train_on == "train+validation":
             return
         for kind in states.kinds(self.state):

@@ -11,6 +11,7 @@ from real_processes import assert_same_run, events, hpcvision, start_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import PLUGIN_NAME as HPARAMS
 
+from hpcvision.launch.job import TrainJob
 from hpcvision.results.digests import broken_seals
 from hpcvision.rundir import RunDir
 from hpcvision.training import checkpoint, progress
@@ -123,6 +124,12 @@ def test_a_run_killed_after_its_last_step_gets_its_missing_graph(finished: Finis
     again = hpcvision("train", jobs["tiny"], "--processes", 2, runs=finished.runs)
     assert (finished.folder / "training.png").stat().st_size > 1000
     assert str(finished.folder / "training.png") in again.stdout
+
+
+def test_a_rank_that_comes_to_a_finished_run_does_not_read_the_test_split_again(finished: FinishedRun) -> None:
+    before = (finished.folder / "log.jsonl").read_bytes()
+    assert TrainJob(str(finished.folder))()["reason"] == "finished before"
+    assert (finished.folder / "log.jsonl").read_bytes() == before
 
 
 @pytest.fixture(scope="module")

@@ -51,9 +51,11 @@ def test_the_folder_is_called_after_name_and_fingerprint_and_holds_the_configura
     assert json.loads(rundir.config.read_text())["name"] == "tiny"
 
 
-def test_the_folder_of_a_run_is_opened_again_with_another_cadence(config, tmp_path):
+def test_the_folder_of_a_run_is_opened_again_and_takes_another_cadence(config, tmp_path):
     first = open_run(config, tmp_path)
-    assert open_run(apply(config, {"cadence.log_every": 7}), tmp_path) == first
+    again = open_run(apply(config, {"cadence.log_every": 7}), tmp_path)
+    assert again == first
+    assert again.read_config().cadence.log_every == 7
 
 
 def test_a_folder_that_holds_another_configuration_is_refused_with_the_keys_that_differ(config, tmp_path):
