@@ -4,13 +4,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from real_processes import end, events, living, only_run, start_command, wait_until
-
-STEPS = 60
+from real_processes import STEPS, FinishedRun, end, events, living, only_run, start_command, wait_until
 
 JOBS = {
     # BatchNorm, dropout, augmentation, an average: everything that a resume could get wrong. Frequent checkpoints, so
@@ -43,19 +40,6 @@ def config():
     )
 """,
 }
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that was left alone until its end."""
-
-    runs: Path
-    folder: Path
-    code: int
-    out: str
-    err: str
-    training_seconds: float
-    """From the first line of the journal to the end of the process."""
 
 
 @pytest.fixture(scope="session", autouse=True)

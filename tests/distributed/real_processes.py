@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ RANK = "import json, sys; from hpcvision.launch.job import TrainJob; print(json.
 
 # What a run leaves that must not depend on when it was stopped; times and speeds may.
 EXACT_COLUMNS = ("step", "loss", "accuracy", "learning_rate", "split", "weights", "confusion", "images")
+
+
+STEPS = 60  # of the tiny job
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was left alone until its end."""
+
+    runs: Path
+    folder: Path
+    code: int
+    out: str
+    err: str
+    training_seconds: float
+    """From the first line of the journal to the end of the process."""
 
 
 def environment(runs: Path, **more: str) -> dict[str, str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FinishedRun
 from real_processes import (
+    FinishedRun,
     end,
     events,
     hpcvision,

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import STEPS, FinishedRun
 from real_processes import (
     REPEATS,
+    STEPS,
+    FinishedRun,
     assert_readable,
     assert_same_run,
     end,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from conftest import STEPS, FinishedRun
-from real_processes import assert_same_run, events, hpcvision, start_command
+from real_processes import STEPS, FinishedRun, assert_same_run, events, hpcvision, start_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import PLUGIN_NAME as HPARAMS
 
