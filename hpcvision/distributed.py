@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.errors import TrainingStopped
 from hpcvision.rundir import write_json
 
 MEETING_SECONDS = 120.0  # a rank that has not come by then is named in the error
@@ -36,6 +36,8 @@ class Place:
     node_count: int = 1
     job_id: str = "local"
     restart: int = 0
+    is_slurm_task: bool = False
+    """Started by srun, so that Slurm's numbers for a task are this process's."""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] | None = None) -> "Place":
@@ -63,6 +65,7 @@ class Place:
                 node_count=int(env.get("SLURM_STEP_NUM_NODES", "1")),
                 job_id=f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}",
                 restart=int(env.get("SLURM_RESTART_COUNT", "0")),
+                is_slurm_task=True,
             )
         if int(env.get("SLURM_NTASKS", "1")) > 1:
             warnings.warn(
@@ -94,14 +97,8 @@ class Rank:
         """True on the one process that writes files."""
         return self.place.rank == 0
 
-    def slice_of(self, global_batch_size: int) -> slice:
-        """This rank's part of a global batch; raises UserError when the batch cannot be split evenly."""
-        if global_batch_size % self.world_size:
-            raise UserError(
-                f"train.global_batch_size={global_batch_size} cannot be split over {self.world_size} processes; "
-                f"choose a multiple of {self.world_size}"
-            )
-        local_batch_size = global_batch_size // self.world_size
+    def rows(self, local_batch_size: int) -> slice:
+        """This rank's part of a global batch."""
         return slice(self.index * local_batch_size, (self.index + 1) * local_batch_size)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -122,7 +119,7 @@ class Rank:
 
 
 def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECONDS) -> Rank:
-    """Join the process group of the run in `folder`; nccl on GPUs, gloo elsewhere.
+    """Join the process group of the run in `folder`; nccl on GPUs of their own, gloo elsewhere.
 
     A world of one uses an in-process store: DDP without any port.
     """
@@ -135,13 +132,15 @@ def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECOND
             # One host: gloo otherwise asks the resolver for this host's name, which some nodes cannot answer.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = meet(place, folder, meeting_seconds)
+    # nccl refuses two ranks on one GPU; gloo does not.
+    own_gpu = device.type == "cuda" and place.world_size // place.node_count <= torch.cuda.device_count()
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "nccl" if own_gpu else "gloo",
         store=store,
         rank=place.rank,
         world_size=place.world_size,
         timeout=timeout,
-        device_id=device if device.type == "cuda" else None,
+        device_id=device if own_gpu else None,
     )
     return Rank(place, device)
 

@@ -31,6 +31,14 @@ def git_commit() -> dict[str, Any]:
         return {}
 
 
+def user() -> str:
+    """Name of the user, or the number where a container knows no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def processor() -> str:
     """Marketing name of the CPU, or the architecture where the system does not tell."""
     try:
@@ -54,7 +62,7 @@ def collect() -> dict[str, Any]:
         "hpcvision": hpcvision.__version__,
         **git_commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "user": getpass.getuser(),
+        "user": user(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "processor": processor(),

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from hpcvision.config.caps import check_steps
 from hpcvision.config.frozen import Frozen
 from hpcvision.config.models import DenoiserConfig, ModelConfig
+from hpcvision.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Weights = Literal["raw", "ema"]
@@ -117,6 +118,15 @@ class TrainConfig(Frozen):
     """torch.compile the model."""
     deterministic: bool = False
     """Only deterministic kernels on CUDA; a CPU run is deterministic anyway."""
+
+    def local_batch_size(self, processes: int) -> int:
+        """Images per step of each process; raises UserError when the batch cannot be split evenly."""
+        if self.global_batch_size % processes:
+            raise UserError(
+                f"train.global_batch_size={self.global_batch_size} cannot be split over {processes} processes; "
+                f"choose a multiple of {processes}"
+            )
+        return self.global_batch_size // processes
 
 
 class OptimConfig(Frozen):

@@ -87,4 +87,9 @@ def raise_failure(rundir: RunDir, code: int) -> None:
     """Raise UserError with what the first failing rank wrote; nothing when the run did not fail."""
     if code:
         text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else f"a process ended with code {code}"
-        raise TrainingStopped(text) if code == TrainingStopped.exit_code else UserError(text)
+        if code == UserError.exit_code:
+            raise UserError(text)
+        first, *_, last = [*text.splitlines(), ""] if "\n" not in text else text.splitlines()
+        if not last:
+            raise TrainingStopped(first)
+        raise TrainingStopped(f"{first.partition(':')[0]}: {last}; the traceback is in {rundir.failure}")

@@ -21,14 +21,14 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
     if place.world_size > 1:
         if fresh:
             raise UserError("--fresh cannot be used under srun with several tasks; rename the old folder by hand")
-        check_batch(config, place.world_size)
+        config.train.local_batch_size(place.world_size)
         rundir = prepare(config, runs_folder(runs))
         TrainJob(str(rundir.folder))()
         if place.rank == 0:
             say_where(rundir)
         return 0
     processes = processes or max(1, gpus_here())
-    check_batch(config, processes)
+    config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
     rundir = prepare(config, runs_folder(runs), fresh=fresh)
     if not rundir.is_finished:
         if processes == 1:
@@ -49,7 +49,7 @@ def submit_job(
 
     profile = load_profile(cluster)
     processes = processes or profile.gpus_per_node or max(1, gpus_here())
-    check_batch(config, processes)
+    config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
     rundir = prepare(config, runs_folder(runs), fresh=fresh)
     if rundir.is_finished:
         say_where(rundir)
@@ -68,26 +68,17 @@ def submit_job(
         say_where(rundir)
 
 
-def check_batch(config: RunConfig, processes: int) -> None:
-    """Raise UserError, before anything is started, when the batch cannot be split over the processes."""
-    size = config.train.global_batch_size
-    if size % processes:
-        raise UserError(
-            f"train.global_batch_size={size} cannot be split over {processes} processes; "
-            f"choose a multiple of {processes}"
-        )
-
-
 def say_where(rundir: RunDir) -> None:
     """The folder, the archive, the picture, and the scores of a run that is finished."""
     from hpcvision.report.tables import scores_in_words
+    from hpcvision.results.reader import read_summary
 
     console = Console(soft_wrap=True, highlight=False)
     if not rundir.is_finished:
         return
     if not rundir.training_graph.exists():  # killed after the last step, while drawing
         draw_pictures(rundir)
-    console.print(f"finished: {scores_in_words(rundir.results)}")
+    console.print(f"finished: {scores_in_words(read_summary(rundir.results))}")
     for path in (rundir.results, rundir.training_graph, rundir.samples_picture):
         if path.exists():
             console.print(f"  {path}")

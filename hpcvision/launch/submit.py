@@ -31,10 +31,15 @@ def submit(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
         "gpus_per_node": gpus_here() if profile.executor == "local" else profile.gpus_per_node,
         "stderr_to_stdout": True,
     }
+    if profile.executor == "local" and gpus_here():
+        parameters["local_visible_gpus"] = visible_gpus()
     if profile.executor == "slurm":
         parameters |= {
             "cpus_per_task": profile.cpus_per_task,
             "slurm_setup": list(profile.setup),
+            # Since Slurm 22.05 srun no longer takes --cpus-per-task from the batch script, and by itself it lets the
+            # other ranks wait for one that has failed.
+            "slurm_srun_args": [f"--cpus-per-task={profile.cpus_per_task}", "--kill-on-bad-exit=1", "--wait=60"],
             "slurm_additional_parameters": {
                 key: value for key in ("account", "partition", "qos") if (value := getattr(profile, key)) is not None
             },
@@ -75,6 +80,16 @@ def gpus_here() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def visible_gpus() -> tuple[int, ...]:
+    """Numbers of the GPUs that this process may use; submitit would hand out 0, 1, ... of the whole machine."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return tuple(range(gpus_here()))
+    if not all(part.strip().isdigit() for part in given.split(",")):
+        raise UserError(f"CUDA_VISIBLE_DEVICES={given} does not name GPUs by number, which submitit needs; use numbers")
+    return tuple(map(int, given.split(",")))
 
 
 def follow(job: Any, rundir: RunDir) -> None:

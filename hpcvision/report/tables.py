@@ -1,7 +1,7 @@
 """Tables for a terminal: jobs, models, one job in full, data sets, runs."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +9,9 @@ from rich.table import Table
 from hpcvision.config import CAPS, MODEL_CONFIGS, RunConfig, flatten
 from hpcvision.config.catalogue import load_job, names
 from hpcvision.errors import UserError
+
+if TYPE_CHECKING:
+    from hpcvision.results.reader import Summary
 
 
 def table(*columns: str, numbers: tuple[str, ...] = (), title: str | None = None) -> Table:
@@ -26,13 +29,14 @@ def console() -> Console:
 
 
 def print_jobs() -> None:
-    """Every job with its task, model, data, steps and batch."""
-    rows = table("job", "task", "model", "data", "steps", "batch", numbers=("steps", "batch"))
+    """Every job with its track, task, model, source of data, steps and batch."""
+    rows = table("job", "track", "task", "model", "data.source", "steps", "batch", numbers=("steps", "batch"))
     for name in names("jobs"):
         config = load_job(name)
         train = config.train
         rows.add_row(
             name,
+            config.track,
             config.task.kind,
             config.model.kind,
             config.data.source,
@@ -112,7 +116,7 @@ def print_data_status(name: str | None) -> None:
         lacking = "missing" if facts["missing"] else "not prepared"
         state = "ready" if counts else f"{lacking}: {facts['fetch']}"
         cells = [f"{counts[split]:,}" if counts else "" for split in ("train", "validation", "test")]
-        rows.add_row(source, state, *cells, str(facts["folder"]))
+        rows.add_row(f"{source}: {facts['description']}", state, *cells, str(facts["folder"]))
     console().print(rows)
     if name and facts["missing"]:
         console().print(f"missing: {', '.join(map(str, facts['missing']))}")
@@ -139,18 +143,19 @@ def print_runs(folder: Path) -> None:
         if not rundir.results.exists():
             rows.add_row(path.name, "", state, "", "", "")
             continue
-        summary = read_summary(rundir.results)
+        try:
+            summary = read_summary(rundir.results)
+        except UserError as error:
+            rows.add_row(path.name, "", "unreadable", "", "", str(error))
+            continue
         state = state or ("finished" if summary.finished else "unfinished")
         cells = (f"{summary.parameters:,}", f"{summary.steps:,}")
-        rows.add_row(path.name, summary.data, state, *cells, scores_in_words(rundir.results))
+        rows.add_row(path.name, summary.data, state, *cells, scores_in_words(summary))
     console().print(rows)
 
 
-def scores_in_words(archive: Path) -> str:
+def scores_in_words(summary: "Summary") -> str:
     """The headline score of a finished run with its uncertainty."""
-    from hpcvision.results.reader import read_summary
-
-    summary = read_summary(archive)
     scores, split = summary.scores, summary.scored_split
     if "accuracy" in scores:
         low, high = scores["accuracy_low"], scores["accuracy_high"]

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from hpcvision.errors import UserError
+from hpcvision.errors import CapExceeded, UserError
 from hpcvision.results.files import open_archive
 from hpcvision.results.record import FORMAT
 
@@ -42,12 +42,20 @@ def check_format(file: h5py.File, kind: str, path: Path) -> None:
         raise UserError(f"{path} has format {file.attrs['format']}, this hpcvision reads up to {FORMAT}; upgrade it")
 
 
+def check_caps(file: h5py.File, path: Path) -> None:
+    """Raise CapExceeded when the file of a capped run says that it is over its caps."""
+    caps, parameters, steps = json.loads(file.attrs["caps_json"]), file.attrs["parameters"], file.attrs["steps"]
+    if file.attrs["track"] == "capped" and (parameters >= caps["parameters"] or steps > caps["steps"]):
+        raise CapExceeded(f"{path} has {parameters:,} parameters and {steps:,} steps, over its caps {caps}")
+
+
 def read_summary(path: Path) -> Summary:
     """The summary of a results.h5."""
     with open_archive(path) as file:
         check_format(file, "run", path)
         split = next(iter(file.get("scores", {})), "test")
         stored = file[f"scores/{split}"].attrs if f"scores/{split}" in file else {}
+        check_caps(file, path)
         return Summary(
             path=path,
             name=str(file.attrs["name"]),

@@ -29,12 +29,33 @@ class Trial:
     archive: Path
 
 
-def write_sweep(path: Path, *, name: str, base: dict[str, Any], objective: str, trials: list[Trial]) -> None:
-    """Replace the sweep archive at `path`, whole or not at all; trials without an archive keep their row."""
+def write_sweep(
+    path: Path,
+    *,
+    name: str,
+    base: dict[str, Any],
+    fingerprint: str,
+    caps: dict[str, int],
+    provenance: dict[str, Any],
+    objective: str,
+    trials: list[Trial],
+) -> None:
+    """Replace the sweep archive at `path`, whole or not at all; trials without an archive keep their row.
+
+    base and fingerprint are those of the configuration that the trials are changes of.
+    """
 
     def fill(file: h5py.File) -> None:
         file.attrs.update(
-            format=FORMAT, kind="sweep", name=name, objective=objective, config_json=json.dumps(base, sort_keys=True)
+            format=FORMAT,
+            kind="sweep",
+            name=name,
+            fingerprint=fingerprint,
+            finished=all(trial.status == "finished" for trial in trials),
+            objective=objective,
+            config_json=json.dumps(base, sort_keys=True),
+            caps_json=json.dumps(caps, sort_keys=True),
+            provenance_json=json.dumps(provenance, sort_keys=True),
         )
         table = file.create_group("trials")
         table.attrs["description"] = "one row per trial; the other columns are the keys that the sweep turned"

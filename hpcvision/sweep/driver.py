@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from hpcvision.config import apply
+from hpcvision import data, provenance
+from hpcvision.config import CAPS, RunConfig, apply
 from hpcvision.errors import UserError
 from hpcvision.launch.job import TrainJob, prepare
 from hpcvision.models.counting import parameters_of
@@ -31,7 +32,8 @@ def run_sweep(wanted: str, overrides: dict[str, Any], runs: Path, *, trials: int
     rundirs = [prepare(apply(plan.base, turned), folder) for _, turned in plan.trials]
     console = Console(highlight=False)
     console.print(
-        f"{plan.name}: {len(rundirs)} trials of {plan.base.name}, objective validation {plan.objective}; "
+        f"{plan.name}: {len(rundirs)} trials of {plan.base.run_name} on {data_name(plan.base)}, "
+        f"objective validation {plan.objective}; "
         f"{plan.removed} candidates were over the cap and are not tried"
     )
     waiting = [index for index, rundir in enumerate(rundirs) if not rundir.is_finished]
@@ -41,7 +43,16 @@ def run_sweep(wanted: str, overrides: dict[str, Any], runs: Path, *, trials: int
         run_trials(plan, rundirs, waiting, folder, cpus_per_trial=cpus_per_trial)
     rows = collect(plan, rundirs)
     archive = folder / "sweep.h5"
-    write_sweep(archive, name=plan.name, base=plan.base.model_dump(mode="json"), objective=plan.objective, trials=rows)
+    write_sweep(
+        archive,
+        name=plan.name,
+        base=plan.base.model_dump(mode="json"),
+        fingerprint=plan.base.fingerprint,
+        caps=CAPS[plan.base.task.kind]._asdict(),
+        provenance=provenance.collect(),
+        objective=plan.objective,
+        trials=rows,
+    )
     print_trials(plan, rows, console)
     console.print(f"  {archive}")
     failed = [row for row in rows if row.status != "finished"]
@@ -57,6 +68,8 @@ def run_trials(plan: Plan, rundirs: list[RunDir], waiting: list[int], folder: Pa
     os.environ.pop("RAY_ADDRESS", None)  # never join somebody else's cluster
     # Without these Ray says on its own how many seconds it spent on storage, metrics and its next major version.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Otherwise trials run in folders of their own and do not find data/ beside the user.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     import torch
@@ -89,7 +102,7 @@ def run_trials(plan: Plan, rundirs: list[RunDir], waiting: list[int], folder: Pa
 
     try:
         tune.Tuner(
-            tune.with_resources(trainable, {"cpu": trial_cpus, "gpu": gpus * trial_cpus / cpus}),
+            tune.with_resources(trainable, {"cpu": trial_cpus, "gpu": min(1.0, gpus * trial_cpus / cpus)}),
             param_space={"trial": tune.grid_search(waiting)},
             tune_config=tune.TuneConfig(metric="objective", mode="min" if plan.objective == "loss" else "max"),
             run_config=tune.RunConfig(
@@ -165,6 +178,11 @@ def collect(plan: Plan, rundirs: list[RunDir]) -> list[Trial]:
         parameters = parameters_of(config.model)
         rows.append(Trial(label, config.fingerprint, status, parameters, score, turned, rundir.results))
     return rows
+
+
+def data_name(config: RunConfig) -> str:
+    """The name of the data for people."""
+    return data.describe(config.data, image_size=config.model.image_size, num_classes=config.model.num_classes)
 
 
 def print_trials(plan: Plan, rows: list[Trial], console: Console) -> None:

@@ -24,9 +24,10 @@ from hpcvision.training.progress import StepProgress
 from hpcvision.training.state import NEVER, State
 from hpcvision.training.tasks import Artefacts, Task
 
-# Steps between the exchanges in which the ranks agree to stop: one exchange is 0.1 ms with gloo on one host, a step
-# of the small classifier 100 ms on two cores and about 1 ms on a GPU.
+# The ranks agree to stop every so many steps, or every so many milliseconds where a step takes long: a queue gives
+# 30 seconds between SIGTERM and SIGKILL.
 AGREE_EVERY = 10
+AGREE_MILLISECONDS = 2000
 
 Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
@@ -53,6 +54,8 @@ class Bookkeeping:
         self.saved_step = state.step
         self.seconds_at_point = state.seconds
         self.numbers = ""
+        self.next_agreement = state.step + 1
+        self.seconds_at_agreement, self.step_at_agreement = state.seconds, state.step
         self.progress = StepProgress(
             first_step=state.step, steps=config.train.steps, name=config.run_name, is_main=rank.is_main
         )
@@ -110,14 +113,14 @@ class Bookkeeping:
         saves = is_last or step % cadence.checkpoint_every == 0
         evaluates = is_last or step % cadence.evaluate_every == 0
         code = 0
-        if step % AGREE_EVERY == 0 or saves or evaluates:
+        if step >= self.next_agreement or saves or evaluates:
             code = self.agree(stop)
         if is_last or step % cadence.log_every == 0:
             self.log_point()
+        if saves or code:  # before the evaluation: a queue that wants the machine back does not wait for it
+            self.save()
         if evaluates:
             self.evaluate()
-        if saves or code:
-            self.save()
         self.progress.advance(step, self.numbers)
         # A stop that comes with the last step comes too late: what is left is shorter than a restart.
         return 0 if is_last else code
@@ -129,8 +132,13 @@ class Bookkeeping:
         """
         norm = torch.nn.utils.get_total_norm([weight.detach() for weight in self.state.model.parameters()])
         self.state.first_bad_step.clamp_(max=torch.where(norm.isfinite(), NEVER, self.state.step))
-        votes = torch.stack([torch.tensor(stop.code, device=self.rank.device), -self.state.first_bad_step])
-        code, bad = (int(value) for value in self.rank.max(votes).tolist())
+        steps = max(1, self.state.step - self.step_at_agreement)
+        milliseconds = math.ceil(1000 * (self.state.seconds - self.seconds_at_agreement) / steps)
+        votes = torch.tensor([stop.code, 0, milliseconds], device=self.rank.device)
+        votes[1] = -self.state.first_bad_step
+        code, bad, slowest = (int(value) for value in self.rank.max(votes).tolist())
+        self.seconds_at_agreement, self.step_at_agreement = self.state.seconds, self.state.step
+        self.next_agreement = self.state.step + min(AGREE_EVERY, max(1, AGREE_MILLISECONDS // max(1, slowest)))
         if -bad != NEVER:
             kept = (
                 f"the last good checkpoint is of step {self.saved_step:,}" if self.saved_step else "no checkpoint yet"
@@ -169,6 +177,18 @@ class Bookkeeping:
                 self.journal.add("evaluate", step=self.state.step, split="validation", weights=kind, **scores)
                 group = "validation" if kind == self.config.ema.headline else f"validation_{kind}"
                 self.board.scalars(self.state.step, {f"{group}/{name}": scores[name] for name in scores})
+
+    def evaluate_if_missing(self) -> None:
+        """Make up for the evaluation of this very step, when the last stay ended between its checkpoint and that."""
+        step = self.state.step
+        due = step > 0 and (step % self.config.cadence.evaluate_every == 0 or step == self.config.train.steps)
+        if not due:
+            return
+        done = self.journal is not None and any(
+            event["event"] == "evaluate" and event["step"] == step for event in self.journal.events
+        )
+        if int(self.rank.max(torch.tensor(int(self.rank.is_main and not done), device=self.rank.device))):
+            self.evaluate()
 
     def save(self) -> None:
         """Write the checkpoint, and the archive as it stands."""

@@ -10,7 +10,7 @@ class WeightAverage:
     """average <- beta * average + (1 - beta) * weights, every `every` steps; starts as a copy of the model.
 
     Floating-point buffers (BatchNorm statistics) are averaged with the weights: raw statistics do not fit averaged
-    weights. The same on every rank by computation, without communication.
+    weights. Weights are the same on every rank by computation; the buffers are those of the rank.
     """
 
     def __init__(self, config: EmaConfig, model: nn.Module) -> None:

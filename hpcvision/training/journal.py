@@ -18,7 +18,7 @@ class Journal:
         self.events = [
             event
             for event in read_journal(rundir.log)
-            if event["event"] in LASTING or (event["event"] != "finished" and event["step"] <= resume_step)
+            if event["event"] in LASTING or (is_of_a_step(event) and event["step"] <= resume_step)
         ]
         with atomic_write(rundir.log) as file:
             file.writelines(json.dumps(event).encode() + b"\n" for event in self.events)
@@ -42,6 +42,11 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def is_of_a_step(event: dict[str, str]) -> bool:
+    """True for a point of a curve; False for what the end of a run writes, which comes again when it is repeated."""
+    return event["event"] == "train" or (event["event"] == "evaluate" and event["split"] != "test")
 
 
 def ledger(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import torch
 
 from hpcvision.config import RunConfig
 from hpcvision.distributed import Rank, StopRequest
+from hpcvision.errors import TrainingStopped
 from hpcvision.models.counting import check_cap
 from hpcvision.rundir import RunDir, check_same
 from hpcvision.seeding import stream_seed
@@ -31,9 +32,11 @@ def train(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest, *, r
     if content is not None:
         check_same(config, RunConfig.model_validate(content["config"]), rundir.folder)
         states.restore(state, content, rank)
+    check_all_resume_together(state, rank)
     with Bookkeeping(config, rundir, rank, task, state, parameters) as books:
         if said:
             books.progress.say(said)
+        books.evaluate_if_missing()
         code = 0
         while state.step < config.train.steps and not code:
             one_step(config, state, task, rank)
@@ -41,6 +44,13 @@ def train(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest, *, r
         if code:
             return books.interrupted(StopRequest.reason(code))
         return books.finish("test" if read_test else "validation")
+
+
+def check_all_resume_together(state: State, rank: Rank) -> None:
+    """Raise TrainingStopped when the ranks have read different checkpoints, as a stale cache of a shared disk gives."""
+    steps = rank.gather(torch.tensor(state.step, device=rank.device)).tolist()
+    if len(set(steps)) > 1:
+        raise TrainingStopped(f"the ranks read checkpoints of steps {steps}; try again in a minute")
 
 
 def one_step(config: RunConfig, state: State, task: Task, rank: Rank) -> None:
@@ -61,6 +71,6 @@ def one_step(config: RunConfig, state: State, task: Task, rank: Rank) -> None:
     if state.average:
         state.average.update(state.model, state.step)
     state.sums += sums
-    # Looked at only when the ranks agree, so that the host need not wait for the device at every step.
+    # Looked at only when the ranks agree; reading it at every step would make the host wait for the device.
     state.first_bad_step.clamp_(max=torch.where(sums[0].isfinite(), NEVER, state.step))
     state.seconds += time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,7 +35,6 @@ class State:
     step: int = 0
     seconds: float = 0.0
     """Training time over all stays."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 NEVER = 2**62

@@ -72,7 +72,7 @@ class Batches:
     def __init__(self, config: RunConfig, rank: Rank) -> None:
         self.config = config
         self.rank = rank
-        self.rows = rank.slice_of(config.train.global_batch_size)
+        self.rows = rank.rows(config.train.local_batch_size(rank.world_size))
         self.shape = {"image_size": config.model.image_size, "num_classes": config.model.num_classes}
         if config.task.kind == "classify":
             self.mean, self.std = data.statistics(config.data, **self.shape)
@@ -97,7 +97,7 @@ class Batches:
         chosen = batch_indices(config.seed, step, size, len(labels))[self.rows].to(self.rank.device)
         # Drawn on the CPU, so that every kind of device sees the same; a few numbers per image.
         parameters = draw(config.data.augmentation, size, images.shape[-1], 3, generator(config.seed, "augment", step))
-        here = type(parameters)(*(values[self.rows].to(self.rank.device) for values in parameters))
+        here = type(parameters)(*(values.to(self.rank.device) for values in parameters.rows(self.rows)))
         batch = augment(images[chosen], here, config.data.augmentation, mean=self.mean, std=self.std)
         return self.layout(batch), labels[chosen]
 

@@ -143,7 +143,7 @@ def test_a_batch_that_cannot_be_split_is_refused_before_a_folder_is_made(call, t
 def test_jobs_lists_every_job(call):
     code, out, _ = call("jobs")
     assert code == 0
-    assert re.search(r"^cifar100_baby_mobilenet +classify +baby_mobilenet +cifar100 +10,000 +512$", out, re.M)
+    assert re.search(r"^cifar100_baby_mobilenet +capped +classify +baby_mobilenet +cifar100 +10,000 +512$", out, re.M)
     assert re.search(r"^addnist_cnn +classify +addnist_cnn +addnist +10,000 +64$", out, re.M)
     assert fits(out)
 
