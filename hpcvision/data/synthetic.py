@@ -68,7 +68,7 @@ def load(split: SplitName, image_size: int, _validation_seed: int) -> Split:
 
 def describe(image_size: int) -> str:
     """The name for reports."""
-    return f"synthetic (drawn by hpcvision, {image_size}x{image_size}, {len(class_names(image_size))} classes)"
+    return f"synthetic {image_size}x{image_size}, {len(class_names(image_size))} classes"
 
 
 def statistics(image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

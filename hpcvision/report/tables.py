@@ -106,18 +106,19 @@ def print_job(config: RunConfig) -> None:
 
 
 def print_data_status(name: str | None) -> None:
-    """Where each data set is, what is missing, and its images per split."""
+    """Which data sets are there, with their images per split; of a single one also its folder and what is missing."""
     from hpcvision import data
 
-    rows = table("data", "state", "train", "validation", "test", "folder", numbers=("train", "validation", "test"))
+    rows = table("data", "name", "training + validation + test images")
     for source in [name] if name else list(data.DATASETS):
         facts = data.status(source)
-        counts = facts["counts"]
+        counts = facts["counts"].values()
         lacking = "missing" if facts["missing"] else "not prepared"
-        state = "ready" if counts else f"{lacking}: {facts['fetch']}"
-        cells = [f"{counts[split]:,}" if counts else "" for split in ("train", "validation", "test")]
-        rows.add_row(f"{source}: {facts['description']}", state, *cells, str(facts["folder"]))
+        state = " + ".join(f"{count:,}" for count in counts) if counts else f"{lacking}: {facts['fetch']}"
+        rows.add_row(source, facts["description"], state)
     console().print(rows)
+    if name and facts["folder"]:
+        console().print(f"folder: {facts['folder']}")
     if name and facts["missing"]:
         console().print(f"missing: {', '.join(map(str, facts['missing']))}")
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
 from real_processes import events, hpcvision, living
 
 from hpcvision.config import CAPS, apply
+from hpcvision.data.splits import Split, save_prepared
 from hpcvision.models.counting import parameters_of
 from hpcvision.results.digests import broken_seals
 from hpcvision.sweep.plan import make_plan
@@ -167,3 +169,20 @@ def test_a_trial_that_fails_ends_no_other(listed: Swept) -> None:
 def test_a_sweep_with_a_failed_trial_leaves_nothing_behind_either(listed: Swept) -> None:
     assert listed.temporary == set()
     assert listed.processes == []
+
+
+def test_trials_find_data_that_lies_beside_the_user(
+    jobs: dict[str, Path], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = workplace / "beside"
+    monkeypatch.setenv("HPCVISION_DATA", str(runs / "data"))
+    labels = torch.arange(100).repeat(51)  # 50 of every class are held out, one is left to train on
+    noise = torch.randint(256, (len(labels), 3, 32, 32), dtype=torch.uint8)
+    parts = {"train": Split(noise, labels), "test": Split(noise[:100], labels[:100])}
+    save_prepared("cifar100", parts, facts={"class_names": [f"class {label}" for label in range(100)]})
+    file = workplace / "beside.py"
+    file.write_text(LISTED.format(base=str(jobs["tiny"])).replace('"bad": {"optim.learning_rate": 1e12}, ', ""))
+    more = {"HPCVISION_DATA": "data"}  # relative to the current folder, as the default is
+    result = hpcvision("sweep", file, "data.source=cifar100", "train.steps=3", "--trials", 1, runs=runs, **more)
+    assert result.returncode == 0, result.stderr
+    assert "on CIFAR-100" in result.stdout

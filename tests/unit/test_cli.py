@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_jobs_lists_every_job(call):
     code, out, _ = call("jobs")
     assert code == 0
     assert re.search(r"^cifar100_baby_mobilenet +capped +classify +baby_mobilenet +cifar100 +10,000 +512$", out, re.M)
-    assert re.search(r"^addnist_cnn +classify +addnist_cnn +addnist +10,000 +64$", out, re.M)
+    assert re.search(r"^addnist_cnn +capped +classify +addnist_cnn +addnist +10,000 +64$", out, re.M)
     assert fits(out)
 
 
@@ -188,12 +189,12 @@ def test_show_says_that_an_auxiliary_run_enters_no_claim(call):
 
 def test_data_status_of_the_drawn_images_is_ready(call):
     _, out, _ = call("data", "status", "synthetic")
-    assert re.search(r"^synthetic +ready +10,000 +1,000 +2,000", out, re.M)
+    assert re.search(r"^synthetic +synthetic 32x32, 100 classes +10,000 \+ 1,000 \+ 2,000", out, re.M)
 
 
 def test_data_status_names_what_is_missing_and_how_to_get_it(call):
     _, out, _ = call("data", "status")
-    assert re.search(r"^cifar100 +missing: hpcvision data fetch cifar100", out, re.M)
+    assert re.search(r"^cifar100 +CIFAR-100 +missing: hpcvision data fetch cifar100", out, re.M)
     assert fits(out)
 
 
@@ -246,3 +247,15 @@ def test_completion_finishes_the_name_of_a_command():
     asked = {"_HPCVISION_COMPLETE": "complete_bash", "COMP_WORDS": "hpcvision mod", "COMP_CWORD": "1"}
     made = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True)
     assert made.stdout.split() == ["models"]
+
+
+def test_a_damaged_archive_is_one_row_of_the_list_and_does_not_end_it(call, archive, tmp_path):
+    runs = tmp_path / "all"
+    for name in ("good-0", "torn-0"):
+        (runs / name).mkdir(parents=True)
+        shutil.copy(archive, runs / name / "results.h5")
+    (runs / "torn-0" / "results.h5").write_bytes(archive.read_bytes()[:1000])
+    code, out, _ = call("results", "list", runs)
+    assert code == 0
+    assert re.search(r"^good-0 .*finished", out, re.M)
+    assert re.search(r"^torn-0 .*unreadable", out, re.M)

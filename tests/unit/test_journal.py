@@ -161,3 +161,18 @@ def test_after_any_history_the_stays_add_up_to_the_steps_without_gap_or_overlap(
     assert rows[-1]["to_step"] == steps
     assert all(row["from_step"] <= row["to_step"] for row in rows)
     assert all(one["to_step"] == two["from_step"] for one, two in itertools.pairwise(rows))
+
+
+def test_what_the_end_of_a_run_wrote_is_dropped_when_the_end_comes_again(tmp_path):
+    rundir = RunDir(tmp_path)
+    test_row = {"event": "evaluate", "step": 10, "split": "test", "weights": "raw", "loss": 1.0}
+    rows = [
+        test_row | {"split": "validation"},
+        {"event": "test_read", "step": 10},
+        test_row,
+        {"event": "finished", "step": 10},
+    ]
+    rundir.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Journal(rundir, resume_step=10) as journal:
+        assert [event["event"] for event in journal.events] == ["evaluate", "test_read"]
+        assert journal.events[0]["split"] == "validation"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpcvision.config import RunConfig, flatten
-from hpcvision.errors import UserError
+from hpcvision.errors import CapExceeded, UserError
 from hpcvision.models import build_model
 from hpcvision.results.digests import broken_seals
 from hpcvision.results.files import open_archive, write_archive
@@ -371,3 +371,9 @@ def test_a_model_without_moving_average_has_raw_weights_only(make_record, tmp_pa
     write_results(tmp_path / "x.h5", record)
     with h5py.File(tmp_path / "x.h5") as file:
         assert list(file["weights"]) == ["raw"]
+
+
+def test_an_archive_of_a_capped_run_over_its_cap_is_refused_when_it_is_read(make_record, tmp_path):
+    write_results(tmp_path / "over.h5", make_record(parameters=100_000))
+    with pytest.raises(CapExceeded, match=r"100,000 parameters .* over its caps"):
+        read_summary(tmp_path / "over.h5")
