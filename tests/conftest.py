@@ -1,7 +1,8 @@
-"""What a test may need beyond Python, how to get it, and the list of what was skipped for want of it."""
+"""What a test may need beyond Python, how to get it, and the closing list of what was skipped."""
 
 import os
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -27,7 +28,6 @@ NEEDS = {
     "browser": (browser_is_missing, "apt-get install chromium chromium-driver"),
     "gpu": (gpu_is_missing, "a machine with a CUDA device"),
 }
-skipped: dict[str, int] = {}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -35,12 +35,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.get_closest_marker(name) and is_missing():
             if name in REQUIRED:
                 pytest.fail(f"HPCVISION_REQUIRE names {name}, but it is not here: {remedy}", pytrace=False)
-            skipped[name] = skipped.get(name, 0) + 1
             pytest.skip(f"needs {name}: {remedy}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if skipped:
-        terminalreporter.section("skipped for want of something, and how to get it")
-        for name, count in sorted(skipped.items()):
-            terminalreporter.write_line(f"{name}: {count} test(s); {NEEDS[name][1]}")
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    if reasons:
+        terminalreporter.section("what was skipped, and how to get it")
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.write_line(f"{count} test(s): {reason.removeprefix('Skipped: ')}")

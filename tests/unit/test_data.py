@@ -493,7 +493,7 @@ def test_a_linear_classifier_reads_less_than_thirty_percent_of_synthetic(shape):
 
 def needs(name):
     if not (data.status(name)["prepared"] or not data.status(name)["missing"]):
-        pytest.skip(f"$HPCVISION_DATA ({data.data_folder()}) does not hold {name}")
+        pytest.skip(f"needs {name} in $HPCVISION_DATA: hpcvision data fetch {name}")
 
 
 def test_real_cifar100_has_its_counts_and_recorded_hashes():
