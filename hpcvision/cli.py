@@ -144,7 +144,7 @@ def plot(
 ) -> None:
     """Draw the training graph: training and validation loss and accuracy.
 
-    Example: hpcvision plot runs/addnist_cnn-31b6b9f7fc43 -o training.pdf
+    Example: hpcvision plot runs/addnist_cnn-e8c82c433644 -o training.pdf
     """
     from hpcvision.report.figures import training_graph
 

@@ -24,6 +24,8 @@ from hpcvision.rundir import RunDir, read_journal
 from hpcvision.sweep.plan import Plan, make_plan
 from hpcvision.training.progress import LINE_SECONDS
 
+COLUMNS = 5  # settings that fit into the table of a terminal
+
 
 def run_sweep(wanted: str, overrides: dict[str, Any], runs: Path, *, trials: int | None, cpus_per_trial: float) -> None:
     """Train all trials that are not finished yet, write sweep.h5, print the table; UserError when a trial failed."""
@@ -187,7 +189,9 @@ def data_name(config: RunConfig) -> str:
 
 def print_trials(plan: Plan, rows: list[Trial], console: Console) -> None:
     """All trials, the best first."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.overrides)) if len(rows[0].overrides) < 6 else []
+    keys = list(dict.fromkeys(key for row in rows for key in row.overrides))
+    if len(keys) > COLUMNS:  # named variants that change much; their names say it
+        keys = []
     shown = table("trial", "status", "parameters", plan.objective, *keys, numbers=("parameters", plan.objective))
     sign = 1 if plan.objective == "loss" else -1
     for row in sorted(rows, key=lambda row: (math.isnan(row.objective), sign * row.objective)):
