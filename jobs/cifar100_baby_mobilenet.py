@@ -1,7 +1,7 @@
 """Baby MobileNet on CIFAR-100 with paper A's recipe: batch 512, seven augmentation steps, step decay, dropout.
 
-Test accuracy 61.90 % (Wilson 95 %: 60.94 to 62.85), 0.619 ± 0.021 over batches; 1 seed, raw weights of step 10,000, trained
-on 45,000 images; 2 CPU cores (Intel Xeon with AMX, bf16), torch 2.15.0. Paper A: 56.3 %, 0.563 ± 0.016.
+Test accuracy 61.90 % (Wilson 95 %: 60.94 to 62.85), 0.619 ± 0.021 over batches; 1 seed, raw weights of step 10,000,
+trained on 45,000 images; 2 CPU cores (Intel Xeon with AMX, bf16), torch 2.15.0. Paper A: 56.3 %, 0.563 ± 0.016.
 
     hpcvision submit cifar100_baby_mobilenet --cluster local --processes 2 --wait
 """
