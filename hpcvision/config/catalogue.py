@@ -1,7 +1,6 @@
 """Finds jobs and sweeps by name or path: in the checkout first, else among the files shipped in the wheel."""
 
 import difflib
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -51,11 +50,11 @@ def find(name: Shelf, wanted: str) -> Path:
 
 def load_file(path: Path) -> ModuleType:
     """Execute a job's or sweep's file; it becomes no importable module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None, f"{path} ends in .py"
-    assert spec.loader is not None, f"{path} ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Not through the import system: its bytecode cache takes a file that was edited within the same second, and kept
+    # its length, for the old one.
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module
 
 
