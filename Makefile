@@ -14,17 +14,18 @@ RUNS := demo-runs
 # The main job, a small diffusion model and a sweep, on drawn images: nothing is downloaded.
 demo: .venv/.installed
 	rm -rf $(RUNS)
-	$(BIN)/hpcvision train cifar100_baby_mobilenet data.source=synthetic train.steps=200 train.global_batch_size=128 \
-		optim.learning_rate=0.1 optim.warmup_steps=20 optim.decay_every=40 cadence.log_every=10 \
-		cadence.evaluate_every=100 --processes 2 --runs $(RUNS)
+	$(BIN)/hpcvision train cifar100_baby_mobilenet data.source=synthetic train.steps=300 train.global_batch_size=128 \
+		optim.optimizer=adamw optim.learning_rate=5e-3 optim.schedule=one_cycle optim.warmup_steps=50 \
+		cadence.log_every=10 cadence.evaluate_every=100 --processes 2 --runs $(RUNS)
 	$(BIN)/hpcvision train cifar100_ddpm_small data.source=synthetic train.steps=200 train.global_batch_size=32 \
-		optim.warmup_steps=20 cadence.log_every=10 cadence.evaluate_every=200 sample.steps=20 sample.images=32 \
-		sample.interpolation_pairs=4 --processes 2 --runs $(RUNS)
+		optim.learning_rate=5e-3 optim.warmup_steps=20 ema.beta=0.99 cadence.log_every=10 cadence.evaluate_every=200 \
+		sample.steps=20 sample.images=32 sample.interpolation_pairs=4 --processes 2 --runs $(RUNS)
 	$(BIN)/hpcvision sweep demo --runs $(RUNS)
 	$(BIN)/hpcvision results list $(RUNS)
 	@echo
 	@echo "The numbers are in results.h5 and sweep.h5, the pictures in training.png and samples.png:"
 	@find $(RUNS) -maxdepth 2 \( -name results.h5 -o -name sweep.h5 -o -name '*.png' \) | sort | sed 's/^/  /'
+	@echo "(After so few steps the samples are still noise.)"
 	@echo "Curves in a browser: $(BIN)/tensorboard --logdir $(RUNS)"
 
 test: .venv/.installed
