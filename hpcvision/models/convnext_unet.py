@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpcvision.config.models import ConvNextUNetConfig
+from hpcvision.models.layers import DepthwiseSeparable
 
 SINUSOID_SIZE = 32
 EMBEDDING_SIZE = 128
@@ -97,10 +98,10 @@ class Block(nn.Module):
         self.shift = nn.Linear(EMBEDDING_SIZE, channels_in) if embedded else None
         self.body = nn.Sequential(
             _norm(channels_in),
-            *_separable(channels_in, hidden),
+            DepthwiseSeparable(channels_in, hidden),
             nn.GELU(),
             _norm(hidden),
-            *_separable(hidden, channels_out),
+            DepthwiseSeparable(hidden, channels_out),
         )
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
@@ -162,13 +163,6 @@ def sinusoid(timesteps: Tensor) -> Tensor:
 
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels)
-
-
-def _separable(channels_in: int, channels_out: int) -> tuple[nn.Conv2d, nn.Conv2d]:
-    return (
-        nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in),
-        nn.Conv2d(channels_in, channels_out, 1),
-    )
 
 
 def _heads(projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
