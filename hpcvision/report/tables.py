@@ -151,8 +151,16 @@ def print_runs(folder: Path) -> None:
             continue
         state = state or ("finished" if summary.finished else "unfinished")
         cells = (f"{summary.parameters:,}", f"{summary.steps:,}")
-        rows.add_row(path.name, summary.data, state, *cells, scores_in_words(summary))
+        rows.add_row(path.name, summary.data, state, *cells, score_in_brief(summary))
     console().print(rows)
+
+
+def score_in_brief(summary: "Summary") -> str:
+    """The headline score for a column of a table."""
+    if "accuracy" in summary.scores:
+        low, value, high = (100 * summary.scores[f"accuracy{end}"] for end in ("_low", "", "_high"))
+        return f"{summary.scored_split} {value:.2f} % ({low:.1f} to {high:.1f})"
+    return f"{summary.scored_split} loss {summary.scores['loss']:.4f}" if "loss" in summary.scores else ""
 
 
 def scores_in_words(summary: "Summary") -> str:
