@@ -68,7 +68,7 @@ def run_sweep(wanted: str, overrides: dict[str, Any], runs: Path, *, trials: int
 def run_trials(plan: Plan, rundirs: list[RunDir], waiting: list[int], folder: Path, *, cpus_per_trial: float) -> None:
     """Let Ray Tune train the waiting trials, as many at once as there are CPUs; one that fails ends no other."""
     os.environ.pop("RAY_ADDRESS", None)  # never join somebody else's cluster
-    # Without these Ray says on its own how many seconds it spent on storage, metrics and its next major version.
+    # Tune's own tables would stand between the lines below.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Otherwise trials run in folders of their own and do not find data/ beside the user.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"

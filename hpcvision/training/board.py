@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from hpcvision.config import RunConfig, flatten
 from hpcvision.rundir import RunDir
@@ -14,8 +16,6 @@ class Board:
     """Writes event files on the main rank."""
 
     def __init__(self, rundir: RunDir, *, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # 1 s of import that other ranks do not pay
-
         self.writer = SummaryWriter(str(rundir.tensorboard), purge_step=first_step + 1 if first_step else None)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -32,8 +32,6 @@ class Board:
 
         SummaryWriter.add_hparams would start a second folder, which TensorBoard shows as a run of its own.
         """
-        from torch.utils.tensorboard.summary import hparams
-
         values: dict[str, Any] = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in flatten(config.model_dump(mode="json")).items()
