@@ -40,7 +40,7 @@ def config() -> RunConfig:
             ),
         ),
         task=ClassifyConfig(),
-        train=TrainConfig(steps=10_000, global_batch_size=512, precision="bf16"),
+        train=TrainConfig(steps=10_000, global_batch_size=512),
         optim=OptimConfig(
             optimizer="sgd",
             learning_rate=0.3,

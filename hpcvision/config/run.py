@@ -12,8 +12,13 @@ from hpcvision.config.models import DenoiserConfig, ModelConfig
 from hpcvision.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+BatchNorm = Literal["per_process", "synchronized"]
 Weights = Literal["raw", "ema"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+# Fields that came after runs had been made, with the value that is what those runs did. At that value a field is left
+# out of the fingerprint, so that a new field renames no run of the past.
+ADDED_LATER = {("train", "batch_norm"): "per_process", ("train", "cuda_graph"): True}
 
 # (side in pixels, classes) of the images of a source; `synthetic` draws whichever of these the model reads.
 SOURCE_SHAPES = {"cifar100": (32, 100), "addnist": (28, 20)}
@@ -108,14 +113,24 @@ class TrainConfig(Frozen):
     """Optimisation steps; one that the GradScaler skips counts."""
     global_batch_size: int = Field(512, ge=1)
     """Images per optimisation step over all processes together."""
-    precision: Precision = "fp32"
-    """Autocast type; weights and optimiser state are always fp32. fp16 uses a GradScaler."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Autocast type; weights and optimiser state are always fp32. fp16 uses a GradScaler.
+
+    auto: bf16 where all processes of the first stay compute it natively, else fp32; later stays keep to that choice.
+    """
     allow_tf32: bool = False
     """TensorFloat-32 in matrix products and convolutions on Ampere and later GPUs."""
     channels_last: bool = True
     """Keep images and filters with the channel as the fastest dimension."""
+    batch_norm: BatchNorm = "per_process"
+    """Statistics of a training batch: each process's own share of it, or the whole global batch.
+
+    synchronized gives the same result on any number of processes and costs two more exchanges per layer and pass.
+    """
     compile: bool = False
     """torch.compile the model."""
+    cuda_graph: bool = True
+    """CUDA: record one optimisation step and replay it, instead of launching its operations one by one."""
     deterministic: bool = False
     """Only deterministic kernels on CUDA; a CPU run is deterministic anyway."""
 
@@ -242,8 +257,11 @@ class RunConfig(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of the full configuration without `name` and `cadence`."""
+        """12 hexadecimal digits of the SHA-256 of the configuration without `name`, `cadence` and `ADDED_LATER`."""
         science = self.model_dump(mode="json", exclude={"name", "cadence"})
+        for (part, field), value in ADDED_LATER.items():
+            if science[part][field] == value:
+                del science[part][field]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -76,19 +76,21 @@ class Parameters(NamedTuple):
     erase_width: Tensor
     """(B,) int64."""
 
-    def rows(self, chosen: slice) -> "Parameters":
-        """The parameters of some of the images, such as one rank's share of the global batch."""
-        return Parameters(*(values[chosen] for values in self))
 
+def uniforms(batch: int, channels: int, generator: torch.Generator) -> Tensor:
+    """(batch, columns) float32 in [0, 1): all random numbers for `batch` images, on the generator's device.
 
-def draw(config: AugmentConfig, batch: int, image_size: int, channels: int, generator: torch.Generator) -> Parameters:
-    """Parameters for `batch` images of `image_size` x `image_size` pixels, on the generator's device.
-
-    One call to `torch.rand`, of a size that only `batch` and `channels` decide: turning an operation on or off, or
-    `per_channel`, leaves every other operation's numbers as they were.
+    Only `batch` and `channels` decide the size: turning an operation on or off, or `per_channel`, leaves every other
+    operation's numbers as they were.
     """
     columns = UNIFORMS_PER_IMAGE + UNIFORMS_PER_CHANNEL * channels
-    uniform = torch.rand(batch, columns, generator=generator, device=generator.device)
+    return torch.rand(batch, columns, generator=generator, device=generator.device)
+
+
+def parameters_of(config: AugmentConfig, uniform: Tensor, image_size: int) -> Parameters:
+    """What happens to images of `image_size` x `image_size` pixels, by the rows of `uniforms`, on their device."""
+    batch = len(uniform)
+    channels = (uniform.shape[1] - UNIFORMS_PER_IMAGE) // UNIFORMS_PER_CHANNEL
     (
         crop_y, crop_x, flip, brightness, contrast, saturation, hue,
         blurred, sigma, erased, area, aspect, top, left,
@@ -119,6 +121,11 @@ def draw(config: AugmentConfig, batch: int, image_size: int, channels: int, gene
         erase_height=height,
         erase_width=width,
     )
+
+
+def draw(config: AugmentConfig, batch: int, image_size: int, channels: int, generator: torch.Generator) -> Parameters:
+    """Parameters for `batch` images of `image_size` x `image_size` pixels, on the generator's device."""
+    return parameters_of(config, uniforms(batch, channels, generator), image_size)
 
 
 def _between(low: float, high: float, uniform: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,10 @@ from hpcvision.training.progress import StepProgress
 from hpcvision.training.state import NEVER, State
 from hpcvision.training.tasks import Artefacts, Task
 
-# The ranks agree to stop every so many steps, or every so many milliseconds where a step takes long: a queue gives
-# 30 seconds between SIGTERM and SIGKILL.
-AGREE_EVERY = 10
-AGREE_MILLISECONDS = 2000
+# The ranks agree to stop about twice a second: a queue gives 30 seconds between SIGTERM and SIGKILL, and on a GPU each
+# agreement is one of the few moments at which the host waits for the device.
+AGREE_MILLISECONDS = 500
+AGREE_AT_MOST_EVERY = 1000  # steps
 
 Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
@@ -55,7 +56,7 @@ class Bookkeeping:
         self.seconds_at_point = state.seconds
         self.numbers = ""
         self.next_agreement = state.step + 1
-        self.seconds_at_agreement, self.step_at_agreement = state.seconds, state.step
+        self.agreed_at, self.step_at_agreement = time.monotonic(), state.step
         self.progress = StepProgress(
             first_step=state.step, steps=config.train.steps, name=config.run_name, is_main=rank.is_main
         )
@@ -65,7 +66,11 @@ class Bookkeeping:
     def __enter__(self) -> "Bookkeeping":
         config, rank, step = self.config, self.rank, self.state.step
         if rank.is_main:
-            self.provenance = provenance.collect()
+            self.provenance = provenance.collect() | {
+                "precision": self.state.precision,
+                "processes": rank.world_size,
+                "device": rank.device.type,
+            }
             self.data = {"name": data.describe(config.data, **self.shape), "source": config.data.source}
             self.data |= {f"{split}_sha256": self.digest(split) for split in ("train", "validation")}
             remove_half_written(self.rundir)
@@ -78,6 +83,8 @@ class Bookkeeping:
                 world_size=rank.world_size,
                 host=socket.gethostname(),
                 from_step=step,
+                precision=self.state.precision,
+                threads=torch.get_num_threads(),
             )
             self.board = Board(self.rundir, first_step=step)
             if step == 0:
@@ -90,7 +97,7 @@ class Bookkeeping:
         )
         self.progress.say(
             f"{data.describe(config.data, **self.shape)}; {rank.world_size} process(es) on {rank.device.type}, "
-            f"{torch.get_num_threads()} thread(s) each, {config.train.precision}; "
+            f"{torch.get_num_threads()} thread(s) each, {self.state.precision}; "
             + (f"going on from step {step:,}" if step else f"{config.train.steps:,} steps")
         )
         return self
@@ -130,15 +137,16 @@ class Bookkeeping:
 
         A step with a finite loss can ruin the weights all the same, and a checkpoint of those would be no good one.
         """
+        self.settle()
         norm = torch.nn.utils.get_total_norm([weight.detach() for weight in self.state.model.parameters()])
         self.state.first_bad_step.clamp_(max=torch.where(norm.isfinite(), NEVER, self.state.step))
         steps = max(1, self.state.step - self.step_at_agreement)
-        milliseconds = math.ceil(1000 * (self.state.seconds - self.seconds_at_agreement) / steps)
+        milliseconds = math.ceil(1000 * (time.monotonic() - self.agreed_at) / steps)
         votes = torch.tensor([stop.code, 0, milliseconds], device=self.rank.device)
         votes[1] = -self.state.first_bad_step
         code, bad, slowest = (int(value) for value in self.rank.max(votes).tolist())
-        self.seconds_at_agreement, self.step_at_agreement = self.state.seconds, self.state.step
-        self.next_agreement = self.state.step + min(AGREE_EVERY, max(1, AGREE_MILLISECONDS // max(1, slowest)))
+        self.agreed_at, self.step_at_agreement = time.monotonic(), self.state.step
+        self.next_agreement = self.state.step + min(AGREE_AT_MOST_EVERY, max(1, AGREE_MILLISECONDS // max(1, slowest)))
         if -bad != NEVER:
             kept = (
                 f"the last good checkpoint is of step {self.saved_step:,}" if self.saved_step else "no checkpoint yet"
@@ -149,8 +157,16 @@ class Bookkeeping:
             )
         return code
 
+    def settle(self) -> None:
+        """Wait for the device, which on CUDA runs behind the host; the wait is training time."""
+        if self.rank.device.type == "cuda":
+            started = time.perf_counter()
+            torch.cuda.synchronize()
+            self.state.seconds += time.perf_counter() - started
+
     def log_point(self) -> None:
         """One point of the training curve: means over all ranks since the last point."""
+        self.settle()
         sums = self.rank.sum(self.state.sums.clone()).tolist()
         self.state.sums.zero_()
         *totals, count = sums

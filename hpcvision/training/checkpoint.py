@@ -12,7 +12,7 @@ import torch
 from hpcvision.errors import UserError
 from hpcvision.rundir import RunDir, atomic_write
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(rundir: RunDir, content: dict[str, Any]) -> None:
@@ -38,8 +38,11 @@ def load(rundir: RunDir) -> tuple[dict[str, Any] | None, str]:
         if content is None:
             damaged.append(path.name)
             continue
-        if content["format"] > FORMAT:
-            raise UserError(f"{path} has format {content['format']}, this hpcvision reads up to {FORMAT}; upgrade it")
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{path} has format {content['format']}, this hpcvision reads format {FORMAT}; go on with the version "
+                "that wrote it, or start again with --fresh"
+            )
         names = " and ".join(damaged)
         said = f"{names} is damaged; going on from {path.name} at step {content['step']:,}" if damaged else ""
         return content, said

@@ -17,7 +17,6 @@ class WeightAverage:
         self.config = config
         self.updates = 0
         self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self._averaged = [tensor for tensor in self.state.values() if tensor.is_floating_point()]
 
     @property
     def next_beta(self) -> float:
@@ -26,21 +25,29 @@ class WeightAverage:
             return self.config.beta
         return min(self.config.beta, (1 + self.updates) / (10 + self.updates))
 
-    @torch.no_grad()
-    def update(self, model: nn.Module, completed_steps: int) -> None:
-        """Take the model's weights in, when `completed_steps` is a multiple of `every`."""
+    def share(self, completed_steps: int) -> float:
+        """1 - beta when an update is due after `completed_steps`, which is counted; else 0."""
         if completed_steps % self.config.every:
-            return
+            return 0.0
+        share = 1 - self.next_beta
+        self.updates += 1
+        return share
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, share: torch.Tensor) -> None:
+        """Take `share` (0-dim, on the model's device) of the model's weights in; 0 changes nothing.
+
+        A tensor and no branch, so that a CUDA graph of one step serves all steps.
+        """
         current = model.state_dict()
-        torch._foreach_lerp_(
-            self._averaged,
-            [current[name] for name, tensor in self.state.items() if tensor.is_floating_point()],
-            1 - self.next_beta,
-        )
+        names = [name for name, tensor in self.state.items() if tensor.is_floating_point()]
+        averaged = [self.state[name] for name in names]
+        change = torch._foreach_sub([current[name] for name in names], averaged)
+        torch._foreach_mul_(change, share)
+        torch._foreach_add_(averaged, change)
         for name, tensor in self.state.items():
             if not tensor.is_floating_point():
-                tensor.copy_(current[name])
-        self.updates += 1
+                tensor.copy_(torch.where(share > 0, current[name], tensor))
 
     def load(self, state: dict[str, torch.Tensor], updates: int) -> None:
         """Continue from a stored average."""

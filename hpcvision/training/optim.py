@@ -30,9 +30,14 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
             return peak * (final + (1 - final) * (1 - progress))
 
 
-def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay acts on matrices and filters only, not on biases, norms and other vectors."""
+def build_optimizer(config: OptimConfig, model: nn.Module, rate: torch.Tensor | float) -> torch.optim.Optimizer:
+    """SGD or AdamW; weight decay acts on matrices and filters only, not on biases, norms and other vectors.
+
+    rate: the learning rate, as a 0-dim float32 tensor on the model's device whose value the caller changes: a CUDA
+    graph reads it at every replay. Only torch's fused optimisers take one without waiting for the device.
+    """
     parameters = list(model.parameters())
+    on_gpu = any(parameter.is_cuda for parameter in parameters)
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -40,11 +45,5 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
         nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give all parameter groups the same learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
+        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True, capturable=on_gpu)

@@ -1,21 +1,56 @@
-"""The arithmetic of a run: autocast, TF32, loss scaling, threads."""
+"""The arithmetic of a run: precision, autocast, TF32, threads; chosen from the machine where the job leaves it open."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
 
 import torch
 
 from hpcvision.config import TrainConfig
+from hpcvision.config.run import Precision
 from hpcvision.distributed import Rank
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+# Flags of /proc/cpuinfo of CPUs that multiply bf16 themselves: Intel and AMD with AVX-512 or AMX, ARM.
+NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+
+def choose_precision(config: TrainConfig, rank: Rank) -> Precision:
+    """The precision of a run that begins; the same on all ranks; call it on every rank.
+
+    auto is bf16 only where every process computes it natively: emulated, it is slower than fp32.
+    """
+    if config.precision != "auto":
+        return config.precision
+    lacking = torch.tensor(int(not has_native_bf16(rank.device)), device=rank.device)
+    return "fp32" if int(rank.max(lacking)) else "bf16"
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """True where the device multiplies bf16 itself: compute capability 8 on, or one of `NATIVE_BF16`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(NATIVE_BF16 & cpu_flags())
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, as the system lists it; empty where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(flags, "").split())
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context in which the model is evaluated."""
-    if config.precision == "fp32":
+    if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, AUTOCAST[config.precision])
+    return torch.autocast(device.type, AUTOCAST[precision])
 
 
 def set_arithmetic(config: TrainConfig, rank: Rank) -> None:
@@ -24,6 +59,8 @@ def set_arithmetic(config: TrainConfig, rank: Rank) -> None:
     torch.backends.cudnn.allow_tf32 = config.allow_tf32
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    # Every step has the same shapes, so the search for the fastest convolution is done once.
+    torch.backends.cudnn.benchmark = not config.deterministic
     torch.use_deterministic_algorithms(config.deterministic and rank.device.type == "cuda")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_of(rank))

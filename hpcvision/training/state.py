@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcvision.config import RunConfig
+from hpcvision.config.run import Precision
 from hpcvision.distributed import Rank
 from hpcvision.models import build_model
+from hpcvision.training.batch_norm import synchronize
 from hpcvision.training.ema import WeightAverage
 from hpcvision.training.optim import build_optimizer
 
@@ -21,6 +23,8 @@ class State:
     """The model, its average, its optimiser, and the counters of a run on one rank."""
 
     model: nn.Module
+    trained: nn.Module
+    """The model, compiled when the run asks for that."""
     ddp: nn.Module
     """The model inside DistributedDataParallel, also in a world of one."""
     evaluated: nn.Module
@@ -28,6 +32,12 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: WeightAverage | None
+    precision: Precision
+    """Chosen when the run began."""
+    knobs: torch.Tensor
+    """(2,) float32 on the device: learning rate of this step, share of the weights that the average takes in."""
+    steps_done: torch.Tensor
+    """int64 on the device: `step` as the device sees it."""
     sums: torch.Tensor
     """(1 + metrics + 1,) float64: loss, metrics and count on this rank since the last point of the curve."""
     first_bad_step: torch.Tensor
@@ -45,29 +55,45 @@ _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel)
 NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 
-def fresh(config: RunConfig, rank: Rank, metrics: int) -> State:
+def fresh(config: RunConfig, rank: Rank, metrics: int, precision: Precision) -> State:
     """The state before the first step; the same weights on every rank by construction."""
     model = build_model(config.model, seed=config.seed).to(rank.device)
+    if config.train.batch_norm == "synchronized":
+        synchronize(model)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    trained = torch.compile(model) if config.train.compile else model
-    ddp = DistributedDataParallel(
-        trained,
+    trained: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
+    knobs = torch.zeros(2, device=rank.device)
+    return State(
+        model=model,
+        trained=trained,
+        ddp=wrap(trained, rank),
+        evaluated=copy.deepcopy(model).eval(),
+        optimizer=build_optimizer(config.optim, model, knobs[0]),
+        scaler=build_scaler(precision, rank),
+        average=WeightAverage(config.ema, model) if config.ema.beta else None,
+        precision=precision,
+        knobs=knobs,
+        steps_done=torch.zeros((), dtype=torch.int64, device=rank.device),
+        sums=torch.zeros(2 + metrics, dtype=torch.float64, device=rank.device),
+        first_bad_step=torch.full((), NEVER, dtype=torch.int64, device=rank.device),
+    )
+
+
+def wrap(model: nn.Module, rank: Rank) -> DistributedDataParallel:
+    """The model inside DDP."""
+    return DistributedDataParallel(
+        model,
         device_ids=[rank.device] if rank.device.type == "cuda" else None,
         **NO_BUFFER_SYNC,
         gradient_as_bucket_view=True,
         static_graph=True,
     )
-    return State(
-        model=model,
-        ddp=ddp,
-        evaluated=copy.deepcopy(model).eval(),
-        optimizer=build_optimizer(config.optim, model),
-        scaler=torch.amp.GradScaler(rank.device.type, enabled=config.train.precision == "fp16"),
-        average=WeightAverage(config.ema, model) if config.ema.beta else None,
-        sums=torch.zeros(2 + metrics, dtype=torch.float64, device=rank.device),
-        first_bad_step=torch.full((), NEVER, dtype=torch.int64, device=rank.device),
-    )
+
+
+def build_scaler(precision: Precision, rank: Rank) -> torch.amp.GradScaler:
+    """The loss scaling of fp16; does nothing in the other precisions."""
+    return torch.amp.GradScaler(rank.device.type, enabled=precision == "fp16")
 
 
 def float_buffers(model: nn.Module) -> list[str]:
@@ -106,10 +132,11 @@ def stored(state: State, config: RunConfig, rank: Rank) -> dict[str, Any]:
         "seconds": state.seconds,
         "config": config.model_dump(mode="json"),
         "world_size": rank.world_size,
+        "precision": state.precision,
         "model": state.model.state_dict(),
         "average": state.average.state if state.average else None,
         "average_updates": state.average.updates if state.average else 0,
-        "optimizer": state.optimizer.state_dict(),
+        "optimizer": state.optimizer.state_dict()["state"],
         "scaler": state.scaler.state_dict(),
         # What differs from rank to rank, one row each.
         "rank_buffers": rank.gather(rank_values(state)),
@@ -128,10 +155,14 @@ def rank_values(state: State) -> torch.Tensor:
 def restore(state: State, content: dict[str, Any], rank: Rank) -> None:
     """Put the content of a checkpoint back; with another world size, what differed between ranks is averaged."""
     state.step, state.seconds = content["step"], content["seconds"]
+    state.steps_done.fill_(state.step)
     state.model.load_state_dict(content["model"])
     if state.average:
         state.average.load(content["average"], content["average_updates"])
-    state.optimizer.load_state_dict(content["optimizer"])
+    # The groups come from the configuration, and hold the learning rate that the device reads.
+    state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": content["optimizer"]})
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.knobs[0]
     state.scaler.load_state_dict(content["scaler"])
     rows, sums = content["rank_buffers"], content["rank_sums"]
     same_world = content["world_size"] == rank.world_size

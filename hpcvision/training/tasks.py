@@ -14,18 +14,16 @@ from torch.nn import functional
 
 from hpcvision import data, diffusion
 from hpcvision.config import ClassifyConfig, DiffuseConfig, RunConfig
-from hpcvision.data.augment import augment, draw, normalise
-from hpcvision.data.order import batch_indices
+from hpcvision.config.run import Precision
+from hpcvision.data.augment import normalise
 from hpcvision.distributed import Rank
 from hpcvision.metrics import accuracy
 from hpcvision.results.record import Interpolations, Samples
 from hpcvision.seeding import generator
+from hpcvision.training.batches import Batches
 from hpcvision.training.precision import autocast
 
 EVALUATION_BATCH = 500
-
-# A generator sees pixels in [-1, 1], whatever the data set.
-GENERATOR_STATISTICS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass
@@ -53,8 +51,14 @@ class Task(Protocol):
     metric_names: tuple[str, ...]
     """Names of the training curves."""
 
-    def loss(self, model: nn.Module, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean loss over this rank's share of the batch, and the sums over it: (1 + metrics,) float64, count last."""
+    def draw(self, step: int) -> dict[str, torch.Tensor]:
+        """All numbers by which this step differs from others, for this rank, on the CPU; same shapes at every step."""
+
+    def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean loss over this rank's share of the batch, and the sums over it: (1 + metrics,) float64, count last.
+
+        drawn: of `draw`, on the device. Nothing in it makes the host wait for the device.
+        """
 
     def evaluate(self, model: nn.Module, split: data.SplitName) -> Evaluation:
         """Scores on a whole split, every image exactly once; the same on all ranks; call it on every rank."""
@@ -66,70 +70,24 @@ class Task(Protocol):
         """What goes into the archive of a finished run; call it on every rank."""
 
 
-class Batches:
-    """The images of a run on the device, and the batch of every step."""
-
-    def __init__(self, config: RunConfig, rank: Rank) -> None:
-        self.config = config
-        self.rank = rank
-        self.rows = rank.rows(config.train.local_batch_size(rank.world_size))
-        self.shape = {"image_size": config.model.image_size, "num_classes": config.model.num_classes}
-        if config.task.kind == "classify":
-            self.mean, self.std = data.statistics(config.data, **self.shape)
-        else:
-            self.mean, self.std = GENERATOR_STATISTICS
-        self._splits: dict[str, data.Split] = {}
-
-    def split(self, name: data.SplitName) -> data.Split:
-        """Images (N, 3, H, W) uint8 and labels (N,) on the device; the test split is not kept."""
-        if name in self._splits:
-            return self._splits[name]
-        loaded = data.load(self.config.data, name, **self.shape)
-        split = data.Split(loaded.images.to(self.rank.device), loaded.labels.to(self.rank.device))
-        if name != "test":
-            self._splits[name] = split
-        return split
-
-    def local(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """This rank's augmented, normalised images (b, 3, H, W) float32 and labels (b,) of `step`."""
-        config, (images, labels) = self.config, self.split("train")
-        size = config.train.global_batch_size
-        chosen = batch_indices(config.seed, step, size, len(labels))[self.rows].to(self.rank.device)
-        # Drawn on the CPU, so that every kind of device sees the same; a few numbers per image.
-        parameters = draw(config.data.augmentation, size, images.shape[-1], 3, generator(config.seed, "augment", step))
-        here = type(parameters)(*(values.to(self.rank.device) for values in parameters.rows(self.rows)))
-        batch = augment(images[chosen], here, config.data.augmentation, mean=self.mean, std=self.std)
-        return self.layout(batch), labels[chosen]
-
-    def layout(self, images: torch.Tensor) -> torch.Tensor:
-        """The images in the memory format of the run."""
-        last = self.config.train.channels_last
-        return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-    def inputs(self, step: int, count: int) -> torch.Tensor:
-        """The first images of a step, back in [0, 1]."""
-        images, _ = self.local(step)
-        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
-        return (images[:count] * std + mean).clamp(0, 1)
-
-
 class Classify:
     """Cross-entropy on class labels."""
 
     metric_names: tuple[str, ...] = ("accuracy",)
 
-    def __init__(self, config: RunConfig, rank: Rank) -> None:
+    def __init__(self, config: RunConfig, rank: Rank, precision: Precision) -> None:
         assert isinstance(config.task, ClassifyConfig), "chosen by task.kind"
         self.config = config
         self.rank = rank
+        self.precision = precision
         self.smoothing = config.task.label_smoothing
         self.batches = Batches(config, rank)
-        self.inputs = self.batches.inputs
+        self.inputs, self.draw = self.batches.inputs, self.batches.draw
 
-    def loss(self, model: nn.Module, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy with label smoothing; sums: loss, correct, count."""
-        images, labels = self.batches.local(step)
-        with autocast(self.config.train, self.rank.device):
+        images, labels = self.batches.local(drawn)
+        with autocast(self.precision, self.rank.device):
             logits = model(images)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
         correct = (logits.detach().argmax(1) == labels).sum()
@@ -146,7 +104,7 @@ class Classify:
         mine = torch.arange(len(labels), device=labels.device)[self.rank.index :: self.rank.world_size]
         for chosen in mine.split(EVALUATION_BATCH):
             batch = normalise(images[chosen], mean=self.batches.mean, std=self.batches.std)
-            with autocast(self.config.train, self.rank.device):
+            with autocast(self.precision, self.rank.device):
                 logits = model(self.batches.layout(batch)).float()
             loss += functional.cross_entropy(logits.double(), labels[chosen], reduction="sum")
             seen[chosen] += logits.argmax(1) + 1
@@ -180,25 +138,33 @@ class Diffuse:
 
     metric_names: tuple[str, ...] = ()
 
-    def __init__(self, config: RunConfig, rank: Rank) -> None:
+    def __init__(self, config: RunConfig, rank: Rank, precision: Precision) -> None:
         assert isinstance(config.task, DiffuseConfig), "chosen by task.kind"
         self.config = config
         self.task = config.task
         self.rank = rank
+        self.precision = precision
         self.batches = Batches(config, rank)
         self.inputs = self.batches.inputs
         self.alpha_bars = diffusion.alpha_bar(config.task).to(rank.device)
 
-    def loss(self, model: nn.Module, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared error of the noise; sums: loss, count."""
-        images, labels = self.batches.local(step)
-        size, rows, device = self.config.train.global_batch_size, self.batches.rows, self.rank.device
+    def draw(self, step: int) -> dict[str, torch.Tensor]:
+        """Also the timesteps, the noise, and the numbers that decide whose label is left out."""
+        size, rows = self.config.train.global_batch_size, self.batches.rows
         stream = generator(self.config.seed, "noise", step)
-        timesteps = torch.randint(self.task.timesteps, (size,), generator=stream)[rows].to(device)
-        uniform = torch.rand(size, generator=stream)[rows].to(device)
-        noise = torch.randn(size, *images.shape[1:], generator=stream)[rows].to(device)
-        labels = diffusion.drop_labels(labels, uniform, self.task.label_dropout)
-        with autocast(self.config.train, device):
+        side = self.config.model.image_size
+        return self.batches.draw(step) | {
+            "timesteps": torch.randint(self.task.timesteps, (size,), generator=stream)[rows],
+            "label_uniform": torch.rand(size, generator=stream)[rows],
+            "noise": torch.randn(size, 3, side, side, generator=stream)[rows],
+        }
+
+    def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of the noise; sums: loss, count."""
+        images, labels = self.batches.local(drawn)
+        labels = diffusion.drop_labels(labels, drawn["label_uniform"], self.task.label_dropout)
+        timesteps, noise = drawn["timesteps"], drawn["noise"]
+        with autocast(self.precision, self.rank.device):
             losses = diffusion.noise_prediction_loss(
                 model, images, labels=labels, timesteps=timesteps, noise=noise, alpha_bars=self.alpha_bars
             )
@@ -217,7 +183,7 @@ class Diffuse:
             timesteps = torch.randint(self.task.timesteps, (len(chosen),), generator=stream).to(self.rank.device)
             noise = torch.randn(len(chosen), *images.shape[1:], generator=stream).to(self.rank.device)
             clean = normalise(images[chosen], mean=self.batches.mean, std=self.batches.std)
-            with autocast(self.config.train, self.rank.device):
+            with autocast(self.precision, self.rank.device):
                 losses = diffusion.noise_prediction_loss(
                     model,
                     self.batches.layout(clean),
@@ -274,7 +240,7 @@ class Diffuse:
         images = torch.zeros(count, height, width, channels, dtype=torch.int32, device=device)
         mine = torch.arange(count)[self.rank.index :: self.rank.world_size]
         for chosen in mine.split(EVALUATION_BATCH):
-            with autocast(self.config.train, device):
+            with autocast(self.precision, device):
                 step_seeds = [seeds[i] for i in chosen.tolist()]
                 drawn = diffusion.SAMPLERS[sampler](
                     diffusion.guided(model, labels[chosen].to(device), settings.guidance_scale),

@@ -34,7 +34,7 @@ def config():
         name="plain",
         model=AddNISTCNNConfig(width=0.25),
         data=DataConfig(source="synthetic", augmentation=AugmentConfig(per_channel=True, rotation_degrees=5)),
-        train=TrainConfig(steps=20, global_batch_size=16),
+        train=TrainConfig(steps=20, global_batch_size=16, precision="fp32"),
         optim=OptimConfig(optimizer="sgd", learning_rate=0.05),
         cadence=CadenceConfig(log_every=1, evaluate_every=10, checkpoint_every=5),
     )

@@ -102,15 +102,15 @@ def test_ranks_end_together_with_the_same_line_when_one_overflows(jobs: dict[str
 RAISES_ON_RANK_1 = """
 import os, sys
 from hpcvision.launch.job import TrainJob
-from hpcvision.training.tasks import Batches
+from hpcvision.training.batches import Batches
 
-take = Batches.local
-def local(self, step):
+take = Batches.draw
+def draw(self, step):
     if step == 7 and self.rank.index == 1:
         raise ZeroDivisionError("the cosmic ray of step 7")
     return take(self, step)
 
-Batches.local = local
+Batches.draw = draw
 TrainJob(sys.argv[1])()
 """
 

@@ -47,7 +47,7 @@ class Witness(torch.nn.Module):
         self.seen.extend(sums.tolist())
         return torch.stack([sums * (k + 1) % 1 for k in range(20)], 1)
 
-task = Classify(RunDir(Path(sys.argv[3])).read_config(), rank)
+task = Classify(RunDir(Path(sys.argv[3])).read_config(), rank, "fp32")
 whole = task.batches.split("validation")
 report = {}
 for size in map(int, sys.argv[2].split(",")):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from hpcvision.config.run import AugmentConfig
-from hpcvision.data.augment import Parameters, augment, draw, normalise
+from hpcvision.data.augment import Parameters, augment, draw, normalise, parameters_of, uniforms
 from hpcvision.seeding import generator
 
 BATCH, SIZE = 8, 32
@@ -329,10 +329,10 @@ def test_no_value_is_read_on_the_host():
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_ranks_slice_of_the_parameters_gives_its_slice_of_the_global_batch(per_channel):
     config = EVERYTHING.model_copy(update={"per_channel": per_channel})
-    images, parameters = random_images(batch=12), drawn(config, batch=12)
-    whole = augment(images, parameters, config, mean=MEAN, std=STD)
+    images, uniform = random_images(batch=12), uniforms(12, 3, generator(0, "augment"))
+    whole = augment(images, parameters_of(config, uniform, SIZE), config, mean=MEAN, std=STD)
     parts = [
-        augment(images[rows], parameters.rows(rows), config, mean=MEAN, std=STD)
+        augment(images[rows], parameters_of(config, uniform[rows], SIZE), config, mean=MEAN, std=STD)
         for rows in (slice(0, 5), slice(5, 11), slice(11, 12))
     ]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-6)

@@ -33,7 +33,7 @@ def test_the_average_is_beta_average_plus_one_minus_beta_weights(beta, warmup, e
     updates = 0
     for step in range(1, 31):
         disturb(model, step)
-        average.update(model, step)
+        average.update(model, torch.tensor(average.share(step), dtype=torch.float64))
         if step % every == 0:
             b = min(beta, (1 + updates) / (10 + updates)) if warmup else beta
             for name, tensor in model.state_dict().items():
@@ -63,7 +63,7 @@ def test_between_updates_nothing_changes():
     before = {name: tensor.clone() for name, tensor in average.state.items()}
     disturb(model, 1)
     for step in (1, 2, 3, 4):
-        average.update(model, step)
+        average.update(model, torch.tensor(average.share(step)))
     assert all(torch.equal(average.state[name], before[name]) for name in before)
     assert average.updates == 0
 
@@ -72,7 +72,7 @@ def test_a_count_is_copied_and_not_averaged():
     model = model_with_buffers()
     average = WeightAverage(EmaConfig(), model)
     disturb(model, 7)
-    average.update(model, 7)
+    average.update(model, torch.tensor(average.share(7)))
     assert average.state["1.num_batches_tracked"] == 7
 
 
@@ -91,7 +91,7 @@ def test_an_average_that_was_stored_goes_on_as_if_it_had_never_stopped():
     def walk(average, steps):
         for step in steps:
             disturb(model, step)
-            average.update(model, step)
+            average.update(model, torch.tensor(average.share(step)))
 
     model = model_with_buffers()
     whole, first = WeightAverage(EmaConfig(), model), WeightAverage(EmaConfig(), model)
@@ -106,5 +106,5 @@ def test_an_average_that_was_stored_goes_on_as_if_it_had_never_stopped():
 def test_the_gradient_does_not_flow_into_the_average():
     model = model_with_buffers()
     average = WeightAverage(EmaConfig(), model)
-    average.update(model, 1)
+    average.update(model, torch.tensor(average.share(1)))
     assert not any(tensor.requires_grad for tensor in average.state.values())

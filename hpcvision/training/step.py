@@ -1,0 +1,115 @@
+"""One optimisation step: the host draws its numbers, the device computes; on CUDA the whole of it is one graph."""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from hpcvision.config import RunConfig
+from hpcvision.distributed import Rank
+from hpcvision.seeding import stream_seed
+from hpcvision.training.optim import learning_rate
+from hpcvision.training.state import NEVER, State, build_scaler, wrap
+from hpcvision.training.tasks import Task
+
+# Steps that run operation by operation before one is recorded: DDP rebuilds its buckets and times its first ten
+# iterations with events, which a recording does not allow; cuDNN chooses its algorithms.
+WARM_UP_STEPS = 12
+
+
+class Step:
+    """Trains by one step each time it is called. On CUDA one step is recorded and then replayed.
+
+    What changes from step to step (images, augmentation, noise, learning rate, share of the average) reaches the device
+    through tensors that stay in place, so that the recorded operations serve every step. Nothing makes the host wait.
+    """
+
+    def __init__(
+        self, config: RunConfig, state: State, task: Task, rank: Rank, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.config, self.state, self.task, self.rank, self.say = config, state, task, rank, say
+        self.inputs = {
+            name: torch.empty_like(values, device=rank.device) for name, values in task.draw(state.step).items()
+        }
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.until_capture: int | None = WARM_UP_STEPS if self.wants_graph() else None
+
+    def __call__(self) -> None:
+        """One step of the global batch; call it on every rank."""
+        started = time.perf_counter()
+        state, config = self.state, self.config
+        if self.until_capture == 0:
+            self.capture()
+        self.hand_over()
+        # Dropout draws from torch's global state: set from the step, it needs no saving, and ranks drop differently.
+        torch.manual_seed(stream_seed(config.seed, "dropout", state.step, self.rank.index))
+        if self.graph:
+            self.graph.replay()
+        else:
+            self.compute()
+        state.step += 1
+        if self.until_capture:
+            self.until_capture -= 1
+        state.seconds += time.perf_counter() - started
+
+    def hand_over(self) -> None:
+        """Put the numbers of this step where the device reads them, without waiting for it."""
+        state, config = self.state, self.config
+        share = state.average.share(state.step + 1) if state.average else 0.0
+        rate = learning_rate(config.optim, state.step, config.train.steps)
+        drawn = self.task.draw(state.step) | {"knobs": torch.tensor([rate, share])}
+        targets = self.inputs | {"knobs": state.knobs}
+        for name, values in drawn.items():
+            # Only from pinned memory does a copy to the GPU not block; torch keeps the memory until the copy is done.
+            here = values.pin_memory() if self.rank.device.type == "cuda" else values
+            targets[name].copy_(here, non_blocking=True)
+
+    def compute(self) -> None:
+        """Loss, gradients averaged over the ranks by DDP, update, moving average: device operations only."""
+        state, clip = self.state, self.config.optim.gradient_clip
+        loss, sums = self.task.loss(state.ddp, self.inputs)
+        state.scaler.scale(loss).backward()
+        if clip is not None:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.average:
+            state.average.update(state.model, state.knobs[1])
+        state.sums += sums
+        state.steps_done += 1
+        # Looked at only when the ranks agree; reading it at every step would make the host wait for the device.
+        state.first_bad_step.clamp_(max=torch.where(sums[0].isfinite(), NEVER, state.steps_done))
+
+    def wants_graph(self) -> bool:
+        """True on CUDA unless switched off; says why not where it cannot be."""
+        if self.rank.device.type != "cuda" or not self.config.train.cuda_graph:
+            return False
+        if dist.get_backend() != "nccl":
+            self.say("no CUDA graph: several processes share a GPU, and gloo cannot be recorded; steps run one by one")
+            return False
+        return True
+
+    def capture(self) -> None:
+        """Record one step without running it; when any rank cannot, all go on operation by operation and say so."""
+        self.until_capture = None
+        graph = torch.cuda.CUDAGraph()
+        reason = ""
+        try:
+            # thread_local: NCCL's watchdog asks for events meanwhile, which would end a recording in global mode.
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+                self.compute()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+        if int(self.rank.max(torch.tensor(int(bool(reason)), device=self.rank.device))):
+            self.say(f"no CUDA graph: {reason or 'another process could not record it'}; steps run one by one")
+            # What was interrupted in the middle of a backward pass is made anew; weights were not touched.
+            self.state.optimizer.zero_grad(set_to_none=True)
+            self.state.ddp = wrap(self.state.trained, self.rank)
+            scaler = build_scaler(self.state.precision, self.rank)
+            scaler.load_state_dict(self.state.scaler.state_dict())
+            self.state.scaler = scaler
+        else:
+            self.graph = graph
