@@ -1,10 +1,8 @@
-"""Processes of one run: who they are, how they meet, what they agree on, and when they stop."""
+"""Processes of one run: who they are, how they meet, and what they exchange."""
 
 import json
 import os
-import signal
 import socket
-import threading
 import time
 import uuid
 import warnings
@@ -12,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -223,51 +220,3 @@ def connect(announcement: Path, place: Place, seconds: float) -> Store:
         f"rank 0 of {place.world_size} did not announce itself within {seconds:.0f} s in {announcement}; "
         f"look into the log of rank 0"
     )
-
-
-class StopRequest:
-    """Remembers that this process was asked to stop; the training loop asks at step boundaries.
-
-    SIGUSR1, SIGUSR2 and SIGTERM ask; so does the deadline. The handler only sets a number: saving inside a handler
-    runs in the middle of backward() and corrupts or hangs. Ctrl-C asks too, and a second Ctrl-C ends at once.
-    """
-
-    SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self, deadline: float | None = None) -> None:
-        self.deadline = deadline
-        """Seconds since the epoch at which to stop, or None."""
-        self.received = 0
-        """Number of the signal that came, or 0."""
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        # Ray runs a trial beside the main thread, where Python allows no signal handlers; Ray itself ends trials.
-        here = threading.current_thread() is threading.main_thread()
-        for number in self.SIGNALS if here else ():
-            # What the starter had ignored, as nohup and `submit` do for a run in the background, stays ignored.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-
-    @property
-    def code(self) -> int:
-        """0 to go on; else the signal's number, or 1,000 when the deadline has come."""
-        if self.received:
-            return self.received
-        return 1000 if self.deadline is not None and time.time() >= self.deadline else 0
-
-    @staticmethod
-    def reason(code: int) -> str:
-        """The word for the step ledger."""
-        return "deadline" if code == 1000 else signal.Signals(code).name

@@ -145,8 +145,13 @@ def open_run(config: RunConfig, runs: Path) -> RunDir:
         try:
             write_json(rundir.config, config.model_dump(mode="json"))
         except OSError as error:
-            raise UserError(f"cannot write into {rundir.folder}: {error.strerror}; choose another --runs") from None
+            raise cannot_write(rundir.folder, error) from None
     return rundir
+
+
+def cannot_write(folder: Path, error: OSError) -> UserError:
+    """What to say when `folder` does not take files."""
+    return UserError(f"cannot write into {folder}: {error.strerror}; choose another --runs or $HPCVISION_RUNS")
 
 
 def check_same(config: RunConfig, stored: RunConfig, where: Path) -> None:

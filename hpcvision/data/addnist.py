@@ -14,8 +14,8 @@ from hpcvision.data.splits import (
     SplitName,
     data_folder,
     fetch_command,
-    load_or_save_prepared,
     load_prepared,
+    prepared_parts,
     read_checked,
 )
 from hpcvision.errors import UserError
@@ -176,12 +176,13 @@ def _prepared_name() -> str:
 
 
 def _parts() -> Mapping[str, Split]:
-    prepared: Mapping[str, Split] | None = load_prepared(_prepared_name())
-    if prepared is None:
-        parts = _read_all_official() if _is_official() else _regenerate()
-        facts = {"source": describe(28)} | ({} if _is_official() else {"md5": MNIST_MD5})
-        prepared = load_or_save_prepared(_prepared_name(), parts, facts=facts)
-    return prepared
+    return prepared_parts(_prepared_name(), _read_all)
+
+
+def _read_all() -> tuple[Mapping[str, Split], Mapping[str, Any]]:
+    if _is_official():
+        return _read_all_official(), {"source": describe(28)}
+    return _regenerate(), {"source": describe(28), "md5": MNIST_MD5}
 
 
 def _regenerate() -> dict[str, Split]:

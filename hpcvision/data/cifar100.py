@@ -12,9 +12,9 @@ from hpcvision.data.splits import (
     Split,
     SplitName,
     data_folder,
-    load_or_save_prepared,
     load_prepared,
     prepared_description,
+    prepared_parts,
     read_checked,
 )
 from hpcvision.errors import UserError
@@ -105,12 +105,12 @@ def _folder() -> Path:
 
 
 def _parts() -> Mapping[str, Split]:
-    prepared: Mapping[str, Split] | None = load_prepared(PREPARED)
-    if prepared is None:
-        names = _read_class_names()
-        parts = {name: _read_part(name) for name in ("train", "test")}
-        prepared = load_or_save_prepared(PREPARED, parts, facts={"class_names": names, "md5": MD5})
-    return prepared
+    return prepared_parts(PREPARED, _read_all)
+
+
+def _read_all() -> tuple[Mapping[str, Split], Mapping[str, Any]]:
+    names = _read_class_names()
+    return {name: _read_part(name) for name in ("train", "test")}, {"class_names": names, "md5": MD5}
 
 
 def _read_part(name: str) -> Split:

@@ -1,5 +1,7 @@
 """One process of a run, whoever started it: join the others, train, and leave a readable trace when it fails."""
 
+import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -10,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcvision.config import RunConfig
-from hpcvision.errors import UserError
-from hpcvision.rundir import RunDir
+from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.rundir import RunDir, cannot_write, open_run
+from hpcvision.stopping import StopRequest
+
+# Names the descriptor on which a rank tells its launcher why it failed, when it can write no file.
+FAILURE_PIPE = "HPCVISION_FAILURE_PIPE"
 
 # The time kept free before the end of a job. The checkpoint of a 97,584-parameter run takes 9 ms on a local disk; the
 # last step, an evaluation and a slow shared disk come on top.
@@ -46,14 +52,17 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool =
 
     A run that is finished already is left alone: going on would read the test split again.
     """
-    from hpcvision import distributed
-    from hpcvision.training.loop import train
-
     config = rundir.read_config()
     if rundir.is_finished:
         return {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
-    place = distributed.Place.from_environment()
-    with distributed.StopRequest(deadline) as stop:
+    # Before torch is imported, which takes seconds: a signal that comes meanwhile is a wish to stop, too.
+    with StopRequest(deadline) as stop:
+        from hpcvision import distributed
+        from hpcvision.training.loop import train
+
+        place = distributed.Place.from_environment()
+        if place.rank == 0:
+            rundir.failure.unlink(missing_ok=True)  # of an earlier stay
         try:
             with only_one(rundir) if place.rank == 0 else nothing():
                 rank = distributed.start(place, rundir.folder)
@@ -62,10 +71,15 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool =
                 if rank.is_main:
                     rundir.failure.unlink(missing_ok=True)
         except Exception as error:
-            leave_trace(rundir, place.rank, error)
+            was_first = leave_trace(rundir, place.rank, error)
             if place.world_size == 1:  # with others, leaving the group would wait for a rank that may be gone
                 distributed.stop()
-            raise
+            if was_first:
+                raise
+            # A traceback of this rank would hide the one that tells what happened.
+            raise TrainingStopped(
+                f"rank {place.rank} ends because another one failed before; see {rundir.failure}"
+            ) from None
     if place.rank == 0 and outcome.finished:
         draw_pictures(rundir)
     return {"finished": outcome.finished, "step": outcome.step, "reason": outcome.reason, "scores": outcome.scores}
@@ -75,19 +89,35 @@ def draw_pictures(rundir: RunDir) -> None:
     """The training graph and, of a generator, the samples, from the archive."""
     from hpcvision.report.figures import samples_picture, training_graph
 
-    # The graph comes last: where it is, nothing is missing.
-    samples_picture(rundir.results, rundir.samples_picture)
-    training_graph(rundir.results, rundir.training_graph)
+    try:
+        # The graph comes last: where it is, nothing is missing.
+        samples_picture(rundir.results, rundir.samples_picture)
+        training_graph(rundir.results, rundir.training_graph)
+    except OSError as error:
+        raise TrainingStopped(
+            f"the run is finished, but its pictures cannot be written: {error.strerror or error}; "
+            f"the same command draws them later"
+        ) from None
 
 
-def leave_trace(rundir: RunDir, rank: int, error: Exception) -> None:
-    """FAILED.txt of the first rank that failed; the others only fail because that one is gone."""
-    text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+def leave_trace(rundir: RunDir, rank: int, error: Exception) -> bool:
+    """FAILED.txt of the first rank that failed, and True for that rank; the others only fail because it is gone.
+
+    Where the disk takes no file, the words go through the pipe to the launcher, if there is one.
+    """
+    words = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+    text = f"rank {rank}: {words.rstrip()}\n"
     try:
         with rundir.failure.open("x") as file:
-            file.write(f"rank {rank}: {text.rstrip()}\n")
+            file.write(text)
+    except FileExistsError:
+        return False
     except OSError:
-        return
+        with contextlib.suppress(OSError):
+            rundir.failure.unlink(missing_ok=True)
+        with contextlib.suppress(KeyError, OSError):
+            os.write(int(os.environ[FAILURE_PIPE]), text.encode())
+    return True
 
 
 @contextmanager
@@ -99,7 +129,11 @@ def nothing() -> Iterator[None]:
 @contextmanager
 def only_one(rundir: RunDir) -> Iterator[None]:
     """Holds the run folder; raises UserError when another process trains in it. Where locks fail, there is none."""
-    with (rundir.folder / "lock").open("w") as file:
+    try:
+        file = (rundir.folder / "lock").open("w")
+    except OSError as error:
+        raise cannot_write(rundir.folder, error) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -118,8 +152,9 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
     be written.
     """
     from hpcvision import data
+    from hpcvision.launch.space import check_space
     from hpcvision.models.counting import check_cap
-    from hpcvision.rundir import open_run
+    from hpcvision.training import checkpoint
 
     check_cap(config)
     if config.data.source != "synthetic":
@@ -128,7 +163,14 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
     if fresh and folder.exists():
         with only_one(RunDir(folder)):
             pass
-        folder.rename(folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"))
+        try:
+            folder.rename(folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"))
+        except OSError as error:
+            raise cannot_write(runs, error) from None
+    check_space(config, runs / config.folder_name)
     rundir = open_run(config, runs)
+    if not os.access(rundir.folder, os.W_OK):
+        raise cannot_write(rundir.folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    checkpoint.load(rundir)  # when none can be read, that is said here
     rundir.failure.unlink(missing_ok=True)
     return rundir

@@ -1,5 +1,6 @@
 """Processes of one run on this machine, without a batch system."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,14 +9,30 @@ import time
 import uuid
 from types import FrameType
 
+from hpcvision.config import RunConfig
 from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.launch.job import FAILURE_PIPE
 from hpcvision.rundir import RunDir
+from hpcvision.stopping import StopRequest
 
+# Below so many images a process spends more on the rest of a step than on its share of the batch.
+LEAST_IMAGES = 32
 GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
 
 
-def run_processes(rundir: RunDir, processes: int) -> int:
-    """Train with `processes` ranks and wait for them; the exit code of the run, negative when a rank was killed.
+def choose_processes(config: RunConfig, cores: int | None = None) -> int:
+    """Processes for a run on CPUs: one for every core that may be used, as far as the batch can be split that far.
+
+    cores: of the affinity mask by default. One-threaded processes share a batch faster than the threads of one process
+    do (benchmarks/choice.py).
+    """
+    batch = config.train.global_batch_size
+    most = max(1, min(cores or len(os.sched_getaffinity(0)), batch // LEAST_IMAGES))
+    return max(count for count in range(1, most + 1) if batch % count == 0)
+
+
+def run_processes(rundir: RunDir, processes: int) -> None:
+    """Train with `processes` ranks and wait for them; raises UserError with what the first failing rank said.
 
     Rank 0 has the terminal, the others write to rank-<n>.log in the run folder. SIGTERM and SIGUSR go on to all ranks,
     which then save and stop together.
@@ -24,6 +41,8 @@ def run_processes(rundir: RunDir, processes: int) -> int:
         "HPCVISION_WORLD_SIZE": str(processes),
         "HPCVISION_JOB_ID": f"local-{uuid.uuid4().hex[:8]}",
     }
+    from_ranks, to_launcher = os.pipe()
+    environment[FAILURE_PIPE] = str(to_launcher)
     command = [sys.executable, "-m", "hpcvision.launch.worker", str(rundir.folder)]
     children: list[subprocess.Popen[bytes]] = []
 
@@ -36,23 +55,33 @@ def run_processes(rundir: RunDir, processes: int) -> int:
     previous = {number: signal.signal(number, forward) for number in numbers}
     # The terminal sends Ctrl-C to the children itself; this process waits until they have saved.
     previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    # Blocked in the children until they know what to do with them: a signal would end one that still imports torch.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, StopRequest.SIGNALS)
     try:
         for rank in range(processes):
             output = None if rank == 0 else (rundir.folder / f"rank-{rank}.log").open("ab")
             children.append(
-                subprocess.Popen(command, env=environment | {"HPCVISION_RANK": str(rank)}, stdout=output, stderr=output)
+                subprocess.Popen(
+                    command,
+                    env=environment | {"HPCVISION_RANK": str(rank)},
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[to_launcher],
+                )
             )
             if output:
                 output.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         rank, code = wait(children)
-        if code < 0:
-            # The others only failed because this one was gone, and it could not write itself.
-            rundir.failure.write_text(
-                f"rank {rank}: ended by {signal.Signals(-code).name} from outside; the system does so when memory runs "
-                "out. The same command goes on from the last checkpoint\n"
-            )
-        return code
+        os.close(to_launcher)
+        to_launcher = -1
+        if code:
+            raise failure(rundir, rank, code, os.read(from_ranks, 2**16).decode())
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for descriptor in (from_ranks, to_launcher):
+            if descriptor >= 0:
+                os.close(descriptor)
         for child in children:
             if child.poll() is None:
                 child.kill()
@@ -83,13 +112,27 @@ def wait(children: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
         time.sleep(0.05)
 
 
-def raise_failure(rundir: RunDir, code: int) -> None:
-    """Raise UserError with what the first failing rank wrote; nothing when the run did not fail."""
-    if code:
-        text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else f"a process ended with code {code}"
-        if code == UserError.exit_code:
-            raise UserError(text)
-        first, *_, last = [*text.splitlines(), ""] if "\n" not in text else text.splitlines()
-        if not last:
-            raise TrainingStopped(first)
-        raise TrainingStopped(f"{first.partition(':')[0]}: {last}; the traceback is in {rundir.failure}")
+def failure(rundir: RunDir, rank: int, code: int, piped: str) -> UserError:
+    """What the user is told: the words of the rank that failed first, its traceback printed before."""
+    if code < 0:
+        # The others only failed because this one was gone, and it could not write itself.
+        text = (
+            f"rank {rank}: ended by {signal.Signals(-code).name} from outside; the system does so when memory runs "
+            "out. The same command goes on from the last checkpoint"
+        )
+        with contextlib.suppress(OSError):
+            rundir.failure.write_text(f"{text}\n")
+    elif rundir.failure.exists():
+        text = rundir.failure.read_text().rstrip()
+    else:
+        text = piped.rstrip() or f"rank {rank}: ended with exit code {code} and no words; see the log of that process"
+    return in_one_line(text, rundir, UserError if code == UserError.exit_code else TrainingStopped)
+
+
+def in_one_line(text: str, rundir: RunDir, kind: type[UserError]) -> UserError:
+    """An error with the last line of a traceback, which is printed whole, or with the one line that `text` is."""
+    lines = text.splitlines()
+    if len(lines) == 1:
+        return kind(lines[0])
+    print(text, file=sys.stderr, flush=True)
+    return kind(f"{lines[0].partition(':')[0]}: {lines[-1]}; the traceback is above and in {rundir.failure}")

@@ -8,7 +8,7 @@ from rich.console import Console
 from hpcvision.config import RunConfig
 from hpcvision.errors import UserError
 from hpcvision.launch.job import TrainJob, draw_pictures, only_one, prepare
-from hpcvision.launch.local import raise_failure, run_processes
+from hpcvision.launch.local import choose_processes, run_processes
 from hpcvision.launch.submit import follow, gpus_here, submit
 from hpcvision.rundir import RunDir, runs_folder
 
@@ -27,7 +27,7 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
         if place.rank == 0:
             say_where(rundir)
         return 0
-    processes = processes or max(1, gpus_here())
+    processes = processes or gpus_here() or choose_processes(config)
     config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
     rundir = prepare(config, runs_folder(runs), fresh=fresh)
     if not rundir.is_finished:
@@ -36,7 +36,7 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
         else:
             with only_one(rundir):  # told here at once, not by a rank that the others then wait for
                 pass
-            raise_failure(rundir, run_processes(rundir, processes))
+            run_processes(rundir, processes)
     say_where(rundir)
     return 0
 
@@ -48,7 +48,9 @@ def submit_job(
     from hpcvision.launch.profile import load_profile
 
     profile = load_profile(cluster)
-    processes = processes or profile.gpus_per_node or max(1, gpus_here())
+    # What this machine has says something about the run only when the run stays here.
+    chosen = gpus_here() or choose_processes(config) if profile.executor == "local" else 1
+    processes = processes or profile.gpus_per_node or chosen
     config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
     rundir = prepare(config, runs_folder(runs), fresh=fresh)
     if rundir.is_finished:

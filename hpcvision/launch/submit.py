@@ -9,8 +9,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hpcvision.errors import UserError
+from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch.job import TrainJob
+from hpcvision.launch.local import in_one_line
 from hpcvision.launch.profile import Profile
 from hpcvision.rundir import RunDir
 
@@ -116,5 +117,6 @@ def follow(job: Any, rundir: RunDir) -> None:
             print(f"stopped at step {task['step']:,} ({task['reason']}); submit again to go on")
             break
     if job.exception() is not None:
-        text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else str(job.exception())
-        raise UserError(text)
+        said = str(job.exception())
+        text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else said
+        raise in_one_line(text, rundir, UserError if "hpcvision.errors.UserError" in said else TrainingStopped)

@@ -8,11 +8,13 @@ from hpcvision.launch.job import TrainJob
 
 
 def main() -> int:
-    """Train; the message of a failure is in FAILED.txt, and whoever started this process shows it."""
+    """Train; the words of a failure are in FAILED.txt or in a pipe, and whoever started this process shows them."""
     try:
         TrainJob(sys.argv[1])()
     except UserError as error:
         return error.exit_code
+    except Exception:
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -24,6 +24,13 @@ def parameters_of(config: ModelConfig) -> int:
         return count_parameters(build_model(config))
 
 
+@lru_cache(maxsize=1024)
+def stored_numbers_of(config: ModelConfig) -> int:
+    """Elements of the state dict of a configuration: parameters and buffers, without allocating the model."""
+    with torch.device("meta"):
+        return sum(tensor.numel() for tensor in build_model(config).state_dict().values())
+
+
 def widest_below(config: ModelConfig, cap: int) -> float | None:
     """The largest width, in thousandths, whose parameter count is below `cap`; None when even the smallest is not."""
     low, high = 0, 1

@@ -1,5 +1,6 @@
 """TensorBoard: curves, a grid of augmented inputs, and the settings as HParams, in one event file per stay."""
 
+import threading
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ class Board:
     """Writes event files on the main rank."""
 
     def __init__(self, rundir: RunDir, *, first_step: int) -> None:
+        threading.excepthook = silent_about_the_disk
         self.writer = SummaryWriter(str(rundir.tensorboard), purge_step=first_step + 1 if first_step else None)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -44,6 +46,12 @@ class Board:
     def close(self) -> None:
         """Write everything out."""
         self.writer.close()
+
+
+def silent_about_the_disk(event: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, which dies of a full disk with a traceback; the next call here says so anyway."""
+    if not isinstance(event.exc_value, OSError):
+        threading.__excepthook__(event)
 
 
 def grid(images: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,12 @@ import torch
 
 from hpcvision import data, provenance
 from hpcvision.config import CAPS, RunConfig
-from hpcvision.distributed import Rank, StopRequest
+from hpcvision.distributed import Rank
 from hpcvision.errors import TrainingStopped
 from hpcvision.results.record import Record
 from hpcvision.results.writer import write_results
 from hpcvision.rundir import RunDir, remove_half_written
+from hpcvision.stopping import StopRequest
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
 from hpcvision.training.board import Board
@@ -102,8 +103,10 @@ class Bookkeeping:
         )
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.progress.__exit__(None, None, None)
+        if isinstance(error, OSError):  # what could not be written then cannot be written now
+            return
         if self.journal:
             self.journal.__exit__(None, None, None)
         if self.board:
@@ -148,14 +151,16 @@ class Bookkeeping:
         self.agreed_at, self.step_at_agreement = time.monotonic(), self.state.step
         self.next_agreement = self.state.step + min(AGREE_AT_MOST_EVERY, max(1, AGREE_MILLISECONDS // max(1, slowest)))
         if -bad != NEVER:
-            kept = (
-                f"the last good checkpoint is of step {self.saved_step:,}" if self.saved_step else "no checkpoint yet"
-            )
             raise TrainingStopped(
-                f"the loss or a weight is not finite at step {-bad:,}; {kept} in {self.rundir.folder}; "
+                f"the loss or a weight is not finite at step {-bad:,}; {self.what_is_kept()}; "
                 "try a smaller optim.learning_rate or optim.gradient_clip=1"
             )
         return code
+
+    def what_is_kept(self) -> str:
+        """Words about the last good checkpoint."""
+        kept = f"the last good checkpoint is of step {self.saved_step:,}" if self.saved_step else "no checkpoint yet"
+        return f"{kept} in {self.rundir.folder}"
 
     def settle(self) -> None:
         """Wait for the device, which on CUDA runs behind the host; the wait is training time."""
@@ -213,6 +218,7 @@ class Bookkeeping:
         if self.rank.is_main and self.journal:
             self.journal.sync()
             checkpoint.save(self.rundir, content)
+            self.saved_step = self.state.step
             write_results(self.rundir.results, self.record(weights, finished=False))
         self.saved_step = self.state.step
 

@@ -1,6 +1,7 @@
 """Checkpoints: written beside and renamed, two kept, plain types only; the older is read when the newer is damaged."""
 
 import contextlib
+import io
 import pickle
 import zipfile
 import zlib
@@ -17,8 +18,11 @@ FORMAT = 2
 
 def save(rundir: RunDir, content: dict[str, Any]) -> None:
     """Store `content` (tensors and plain types) as the newest checkpoint and keep the one before."""
+    # In memory first: on a full disk torch's own writer dies of a RuntimeError that does not say why.
+    content_bytes = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, content_bytes)
     with atomic_write(rundir.checkpoint.with_suffix(".new")) as file:
-        torch.save({"format": FORMAT, **content}, file)
+        file.write(content_bytes.getbuffer())
     with contextlib.suppress(FileNotFoundError):
         rundir.checkpoint.replace(rundir.previous_checkpoint)
     # A kill here leaves only the previous checkpoint and the complete .new one; load() reads whichever is there.

@@ -5,10 +5,11 @@ from contextlib import nullcontext
 import torch
 
 from hpcvision.config import RunConfig
-from hpcvision.distributed import Rank, StopRequest
+from hpcvision.distributed import Rank
 from hpcvision.errors import TrainingStopped
 from hpcvision.models.counting import check_cap
 from hpcvision.rundir import RunDir, check_same
+from hpcvision.stopping import StopRequest
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
 from hpcvision.training.bookkeeping import Bookkeeping, Outcome
@@ -41,18 +42,25 @@ def train_here(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest,
     if content is not None:
         states.restore(state, content, rank)
         said = said or other_world(content["world_size"], rank)
-    with Bookkeeping(config, rundir, rank, task, state, parameters) as books:
-        if said:
-            books.progress.say(said)
-        books.evaluate_if_missing()
-        step = Step(config, state, task, rank, books.progress.say)
-        code = 0
-        while state.step < config.train.steps and not code:
-            step()
-            code = books.after_step(stop)
-        if code:
-            return books.interrupted(StopRequest.reason(code))
-        return books.finish("test" if read_test else "validation")
+    books = Bookkeeping(config, rundir, rank, task, state, parameters)
+    try:
+        with books:
+            if said:
+                books.progress.say(said)
+            books.evaluate_if_missing()
+            step = Step(config, state, task, rank, books.progress.say)
+            code = 0
+            while state.step < config.train.steps and not code:
+                step()
+                code = books.after_step(stop)
+            if code:
+                return books.interrupted(StopRequest.reason(code))
+            return books.finish("test" if read_test else "validation")
+    except OSError as error:  # a full disk, an exceeded quota, a shared disk that went away
+        raise TrainingStopped(
+            f"cannot write: {error.strerror or error}; {books.what_is_kept()}, and whole; make room, or mend what is "
+            "wrong, and give the same command again"
+        ) from error
 
 
 def check_all_resume_together(step: int, rank: Rank) -> None:

@@ -5,33 +5,62 @@ import getpass
 import pytest
 
 from hpcvision import provenance
+from hpcvision.config import BabyMobileNetConfig, RunConfig, TrainConfig
 from hpcvision.errors import TrainingStopped, UserError
-from hpcvision.launch.local import raise_failure
+from hpcvision.launch.local import choose_processes, failure
 from hpcvision.launch.submit import visible_gpus
 from hpcvision.rundir import RunDir
 
 CRASH = "rank 1: Traceback (most recent call last):\n  File ...\nZeroDivisionError: division by zero\n"
 
 
-def test_a_crash_is_one_line_with_the_place_of_its_traceback_and_ends_with_code_3(tmp_path):
+def test_a_crash_prints_its_traceback_and_one_line_with_its_place_and_ends_with_code_3(tmp_path, capsys):
     (tmp_path / "FAILED.txt").write_text(CRASH)
-    with pytest.raises(TrainingStopped) as caught:
-        raise_failure(RunDir(tmp_path), 1)
-    assert str(caught.value) == (
-        f"rank 1: ZeroDivisionError: division by zero; the traceback is in {tmp_path / 'FAILED.txt'}"
+    error = failure(RunDir(tmp_path), 0, 1, "")
+    assert str(error) == (
+        f"rank 1: ZeroDivisionError: division by zero; the traceback is above and in {tmp_path / 'FAILED.txt'}"
     )
-    assert caught.value.exit_code == 3
+    assert error.exit_code == 3
+    assert capsys.readouterr().err == CRASH
 
 
-def test_a_users_mistake_is_told_as_it_is_and_ends_with_code_2(tmp_path):
+def test_a_users_mistake_is_told_as_it_is_and_ends_with_code_2(tmp_path, capsys):
     (tmp_path / "FAILED.txt").write_text("rank 0: cannot read train\n")
-    with pytest.raises(UserError, match=r"^rank 0: cannot read train$") as caught:
-        raise_failure(RunDir(tmp_path), 2)
-    assert caught.value.exit_code == 2
+    error = failure(RunDir(tmp_path), 0, 2, "")
+    assert (str(error), error.exit_code) == ("rank 0: cannot read train", 2)
+    assert capsys.readouterr().err == ""
 
 
-def test_a_run_that_did_not_fail_raises_nothing(tmp_path):
-    raise_failure(RunDir(tmp_path), 0)
+def test_a_rank_that_could_write_no_file_is_heard_through_the_pipe(tmp_path):
+    error = failure(RunDir(tmp_path), 0, 3, "rank 0: cannot write: No space left on device\n")
+    assert (str(error), error.exit_code) == ("rank 0: cannot write: No space left on device", 3)
+
+
+@pytest.mark.parametrize(
+    "batch, cores, processes",
+    # As many as there are cores; not below 32 images each; only numbers that split the batch evenly.
+    [
+        (512, 1, 1),
+        (512, 2, 2),
+        (512, 16, 16),
+        (512, 64, 16),
+        (64, 8, 2),
+        (48, 8, 1),
+        (96, 4, 3),
+        (510, 4, 3),
+        (16, 2, 1),
+    ],
+)
+def test_a_run_on_cpus_gets_a_process_for_every_core_as_far_as_its_batch_allows(batch, cores, processes):
+    config = RunConfig(name="x", model=BabyMobileNetConfig(), train=TrainConfig(global_batch_size=batch))
+    assert choose_processes(config, cores) == processes
+
+
+def test_the_cores_are_those_of_the_affinity_mask(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 8})
+    assert (
+        choose_processes(RunConfig(name="x", model=BabyMobileNetConfig(), train=TrainConfig(global_batch_size=96))) == 3
+    )
 
 
 def test_a_submitted_run_gets_the_gpus_that_its_submitter_may_use(monkeypatch):

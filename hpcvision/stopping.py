@@ -1,0 +1,56 @@
+"""When a process stops before its last step: it was asked to, or its time is over. Imports no torch, to be early."""
+
+import signal
+import threading
+import time
+from types import FrameType
+
+
+class StopRequest:
+    """Remembers that this process was asked to stop; the training loop asks at step boundaries.
+
+    SIGUSR1, SIGUSR2 and SIGTERM ask; so does the deadline. The handler only sets a number: saving inside a handler
+    runs in the middle of backward() and corrupts or hangs. Ctrl-C asks too, and a second Ctrl-C ends at once.
+    """
+
+    SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline = deadline
+        """Seconds since the epoch at which to stop, or None."""
+        self.received = 0
+        """Number of the signal that came, or 0."""
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Ray runs a trial beside the main thread, where Python allows no signal handlers; Ray itself ends trials.
+        here = threading.current_thread() is threading.main_thread()
+        for number in self.SIGNALS if here else ():
+            # What the starter had ignored, as nohup and `submit` do for a run in the background, stays ignored.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
+        # The launcher starts its processes with these blocked: one that comes while torch is imported waits for now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    @property
+    def code(self) -> int:
+        """0 to go on; else the signal's number, or 1,000 when the deadline has come."""
+        if self.received:
+            return self.received
+        return 1000 if self.deadline is not None and time.time() >= self.deadline else 0
+
+    @staticmethod
+    def reason(code: int) -> str:
+        """The word for the step ledger."""
+        return "deadline" if code == 1000 else signal.Signals(code).name
