@@ -6,7 +6,7 @@ import pytest
 
 from hpcvision import provenance
 from hpcvision.config import BabyMobileNetConfig, RunConfig, TrainConfig
-from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.errors import UserError
 from hpcvision.launch.local import choose_processes, failure
 from hpcvision.launch.submit import visible_gpus
 from hpcvision.rundir import RunDir
