@@ -1,5 +1,6 @@
 """Every training option does what it says, in a real run of one process."""
 
+import json
 import shutil
 from typing import Any
 
@@ -104,6 +105,33 @@ def test_allow_tf32_sets_both_switches_of_torch(allowed):
     precision.set_arithmetic(tiny(train__allow_tf32=allowed).train, rank)
     assert torch.backends.cuda.matmul.allow_tf32 is allowed
     assert torch.backends.cudnn.allow_tf32 is allowed
+
+
+NATIVE = {"avx2", "avx512f", "avx512_bf16"}
+
+
+@pytest.mark.parametrize("flags, chosen", [(NATIVE, "bf16"), ({"avx2", "avx512f"}, "fp32"), (set(), "fp32")])
+def test_a_run_takes_bf16_where_the_cpu_computes_it_natively_and_fp32_elsewhere(tmp_path, monkeypatch, flags, chosen):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    rundir = prepare(tiny(train__precision="auto"), tmp_path)
+    assert run_rank(rundir)["finished"]
+    assert torch.load(rundir.checkpoint, weights_only=True)["precision"] == chosen
+    with h5py.File(rundir.results) as file:
+        assert json.loads(file.attrs["provenance_json"])["precision"] == chosen
+
+
+def test_a_run_keeps_its_precision_on_a_machine_that_would_choose_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx2"}))
+    whole, _, weights = trained(tmp_path, "whole", train__precision="auto")
+    again = RunDir(tmp_path / "again" / whole.folder.name)
+    shutil.copytree(whole.folder, again.folder)
+    again.previous_checkpoint.replace(again.checkpoint)  # of step 3
+    lines = again.log.read_text().splitlines(keepends=True)
+    again.log.write_text("".join(line for line in lines if '"finished"' not in line))
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(NATIVE))
+    assert run_rank(again)["finished"]
+    with h5py.File(again.results) as file:
+        assert distance(weights, {key: item[:] for key, item in file["weights/raw"].items()}) == 0
 
 
 def test_threads_are_slurms_for_a_task_of_srun_and_a_share_of_the_machine_otherwise(monkeypatch):

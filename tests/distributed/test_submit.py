@@ -58,12 +58,10 @@ def test_submit_returns_at_once_and_the_run_finishes_by_itself(jobs: dict[str, P
     wait_until(lambda: int(job_id) not in living(), "submitit's process to end")
 
 
-def test_a_job_that_fails_while_waited_for_is_one_line_and_a_non_zero_exit(
-    jobs: dict[str, Path], workplace: Path
-) -> None:
+def test_a_job_that_fails_while_waited_for_is_one_line_and_exit_code_3(jobs: dict[str, Path], workplace: Path) -> None:
     settings = ["optim.learning_rate=1e12", "cadence.checkpoint_every=5"]
     result = hpcvision("submit", jobs["plain"], *settings, *LOCAL, "--wait", runs=workplace / "failing")
-    assert result.returncode != 0
+    assert result.returncode == 3
     (line,) = result.stderr.splitlines()
     assert line.startswith("hpcvision: rank ")
     assert "not finite at step" in line

@@ -1,11 +1,20 @@
 """Training on a CUDA device, with a world of one over nccl; skipped, and said so, where there is none."""
 
+import shutil
+
 import h5py
 import pytest
+import torch
 
+from hpcvision import distributed
 from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.launch.job import prepare, run_rank
+from hpcvision.rundir import RunDir
+from hpcvision.training import state as states
+from hpcvision.training.precision import set_arithmetic
+from hpcvision.training.step import WARM_UP_STEPS, Step
+from hpcvision.training.tasks import TASKS
 
 pytestmark = pytest.mark.gpu
 
@@ -48,3 +57,80 @@ def test_deterministic_runs_on_the_gpu_are_equal_bit_for_bit(tmp_path, monkeypat
     _, one = trained(tmp_path / "one", train__deterministic=True)
     _, other = trained(tmp_path / "other", train__deterministic=True)
     assert (one == other).all()
+
+
+@pytest.fixture
+def built(tmp_path):
+    """A function that gives a Step in a world of one over nccl, on a stream of its own as in training."""
+    rank = distributed.start(distributed.Place(), tmp_path)
+    assert torch.distributed.get_backend() == "nccl"
+    with torch.cuda.stream(torch.cuda.Stream()):
+
+        def build(say=lambda _: None, **changes):
+            overrides = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+            config = apply(load_job("cifar100_baby_mobilenet"), overrides)
+            set_arithmetic(config.train, rank)
+            precision = "bf16" if config.train.precision == "auto" else config.train.precision
+            task = TASKS[config.task.kind](config, rank, precision)
+            return Step(config, states.fresh(config, rank, len(task.metric_names), precision), task, rank, say)
+
+        yield build
+    distributed.stop()
+
+
+def mean_loss(step, steps):
+    step.state.sums.zero_()
+    for _ in range(steps):
+        step()
+    loss, _, count = step.state.sums.tolist()
+    return loss / count
+
+
+@pytest.mark.parametrize("changes", [{}, {"train__precision": "fp32"}, {"train__precision": "fp16"}, {"ema__every": 7}])
+def test_captured_and_eager_steps_agree_in_loss_after_200_steps(built, changes):
+    said = []
+    captured = built(said.append, train__steps=210, **changes)
+    eager = built(train__steps=210, train__cuda_graph=False, **changes)
+    for step in (captured, eager):
+        mean_loss(step, 190)
+    assert said == []
+    assert captured.graph is not None
+    assert eager.graph is None
+    assert abs(mean_loss(captured, 10) - mean_loss(eager, 10)) < 1e-3
+
+
+def test_a_captured_step_does_not_make_the_host_wait(built):
+    step = built(train__steps=100)
+    for _ in range(WARM_UP_STEPS + 1):
+        step()
+    assert step.graph is not None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_captured_generator_trains(tmp_path):
+    changes = {"train.steps": 30, "train.global_batch_size": 16, "data.source": "synthetic", "model.width": 0.1}
+    changes |= {"sample.steps": 3, "sample.images": 4, "sample.interpolation_pairs": 0, "optim.warmup_steps": 2}
+    rundir = prepare(apply(load_job("cifar100_ddpm_small"), changes), tmp_path)
+    assert run_rank(rundir)["finished"]
+
+
+def test_a_deterministic_run_that_goes_on_equals_the_undisturbed_one_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    changes = TINY | {"train.deterministic": True, "cadence.checkpoint_every": 15}
+    whole = prepare(apply(load_job("cifar100_baby_mobilenet"), changes), tmp_path / "whole")
+    assert run_rank(whole)["finished"]
+    again = RunDir(tmp_path / "again" / whole.folder.name)
+    shutil.copytree(whole.folder, again.folder)
+    again.previous_checkpoint.replace(again.checkpoint)  # of step 15
+    lines = again.log.read_text().splitlines(keepends=True)
+    again.log.write_text("".join(line for line in lines if '"finished"' not in line))
+    assert run_rank(again)["finished"]
+    with h5py.File(whole.results) as one, h5py.File(again.results) as other:
+        for kind in ("raw", "ema"):
+            for name in one[f"weights/{kind}"]:
+                assert (one[f"weights/{kind}/{name}"][()] == other[f"weights/{kind}/{name}"][()]).all(), name

@@ -121,7 +121,7 @@ def test_every_step_is_the_same_operations_with_the_same_constants(case):
 @pytest.mark.parametrize("case", CASES)
 def test_no_operation_of_a_step_makes_the_host_wait_for_the_device(case):
     step = build(case)
-    # DDP divides by the number of processes, a number that lives on the host, and reads it in an operation of this name.
+    # DDP divides by the number of processes, which lives on the host, and reads it in an operation of this name.
     step.state.ddp = step.state.model
     for _ in range(3):
         step()
@@ -169,3 +169,47 @@ def everything(state):
     for number, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer {number} {name}": value for name, value in values.items() if value is not None}
     return tensors | {"sums": state.sums, "steps done": state.steps_done, "first bad step": state.first_bad_step}
+
+
+class NoRecording:
+    """Stands for torch.cuda.graph on a machine without CUDA; what is inside runs as usual."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+
+def test_a_step_that_cannot_be_recorded_is_told_in_one_line_and_training_goes_on_the_same(monkeypatch):
+    said = []
+    eager, failing = build("adamw"), build("adamw")
+    failing.say = said.append
+    loss = failing.task.loss
+
+    def breaks_off(*arguments):
+        loss(*arguments)  # DDP now waits for a backward pass that never comes
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand many more lines")
+
+    monkeypatch.setattr("torch.cuda.CUDAGraph", NoRecording)
+    monkeypatch.setattr("torch.cuda.graph", NoRecording)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: None)
+    for number in range(6):
+        eager()
+        if number == 3:
+            monkeypatch.setattr(failing.task, "loss", breaks_off)
+            failing.capture()
+            monkeypatch.setattr(failing.task, "loss", loss)
+        failing()
+    assert said == ["no CUDA graph: CUDA error: operation not permitted when stream is capturing; steps run one by one"]
+    assert failing.graph is None
+    one, other = everything(eager.state), everything(failing.state)
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_run_on_the_cpu_records_nothing():
+    assert build("adamw").until_capture is None
