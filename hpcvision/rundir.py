@@ -124,10 +124,14 @@ class RunDir:
 
 
 def remove_half_written(rundir: RunDir) -> None:
-    """Remove what kills left of files that were being written; only for the process that holds the folder."""
-    for path in (rundir.checkpoint.with_suffix(".new"), rundir.log, rundir.results):
-        for beside in rundir.folder.glob(f".{path.name}.*"):
-            beside.unlink(missing_ok=True)
+    """Remove what kills left: files that were being written, and the announcements of processes that never met.
+
+    Only for the process that holds the folder, and when it has met the others.
+    """
+    written = (rundir.checkpoint.with_suffix(".new"), rundir.log, rundir.results, rundir.config)
+    for pattern in (*(f".{path.name}.*" for path in written), ".meeting-*.json.*", "meeting-*.json"):
+        for path in rundir.folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def runs_folder(given: Path | None = None) -> Path:
