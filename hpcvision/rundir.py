@@ -116,6 +116,8 @@ class RunDir:
             raise UserError(f"{self.folder} is not a run folder (it has no config.json)") from None
         except ValidationError as error:
             raise UserError(f"{self.config} is not a configuration of this hpcvision: {one_line(error)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.config} cannot be read: {error}") from None
 
     @property
     def is_finished(self) -> bool:

@@ -38,7 +38,9 @@ def find(name: Shelf, wanted: str) -> Path:
         path = Path(wanted)
         if path.is_file():
             return path
-        raise UserError(f"{wanted} does not exist; give the path of a file, or one of the names in `hpcvision {name}`")
+        raise UserError(
+            f"{wanted!r} does not exist; give the path of a file, or one of the names in `hpcvision {name}`"
+        )
     path = shelf(name) / f"{wanted}.py"
     if path.is_file():
         return path

@@ -1,9 +1,9 @@
 """One process of a run, whoever started it: join the others, train, and leave a readable trace when it fails."""
 
 import contextlib
-import errno
 import fcntl
 import os
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -116,7 +116,7 @@ def leave_trace(rundir: RunDir, rank: int, error: Exception) -> bool:
         with contextlib.suppress(OSError):
             rundir.failure.unlink(missing_ok=True)
         with contextlib.suppress(KeyError, OSError):
-            os.write(int(os.environ[FAILURE_PIPE]), text.encode())
+            os.write(int(os.environ[FAILURE_PIPE]), f"{text}\0".encode())
     return True
 
 
@@ -160,6 +160,9 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
     if config.data.source != "synthetic":
         data.load(config.data, "train", image_size=config.model.image_size, num_classes=config.model.num_classes)
     folder = runs / config.folder_name
+    if RunDir(folder).is_finished and not fresh:  # it is only going to be shown
+        return open_run(config, runs)
+    check_space(config, folder, fresh=fresh)
     if fresh and folder.exists():
         with only_one(RunDir(folder)):
             pass
@@ -167,10 +170,11 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
             folder.rename(folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"))
         except OSError as error:
             raise cannot_write(runs, error) from None
-    check_space(config, runs / config.folder_name)
     rundir = open_run(config, runs)
-    if not os.access(rundir.folder, os.W_OK):
-        raise cannot_write(rundir.folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    try:
+        tempfile.TemporaryFile(dir=rundir.folder).close()
+    except OSError as error:
+        raise cannot_write(rundir.folder, error) from None
     checkpoint.load(rundir)  # when none can be read, that is said here
     rundir.failure.unlink(missing_ok=True)
     return rundir

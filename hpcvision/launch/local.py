@@ -127,10 +127,12 @@ def failure(rundir: RunDir, rank: int, code: int, piped: str) -> UserError:
         )
         with contextlib.suppress(OSError):
             rundir.failure.write_text(f"{text}\n")
+    elif piped:  # a rank that can write no file was first: the others could only fail because of it
+        text = piped.partition("\0")[0].rstrip()
     elif rundir.failure.exists():
         text = rundir.failure.read_text().rstrip()
     else:
-        text = piped.rstrip() or f"rank {rank}: ended with exit code {code} and no words; see the log of that process"
+        text = f"rank {rank}: ended with exit code {code} and no words; see the log of that process"
     return in_one_line(text, rundir, UserError if code == UserError.exit_code else TrainingStopped)
 
 

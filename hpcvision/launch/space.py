@@ -32,13 +32,16 @@ def bytes_needed(config: RunConfig) -> tuple[int, int]:
     return 3 * checkpoint + 2 * archive + curves + pictures + BYTES_IN_ANY_RUN, max(checkpoint, archive)
 
 
-def check_space(config: RunConfig, folder: Path) -> None:
-    """Raise UserError when the disk of `folder`, or the limit on the size of a file, cannot hold the run."""
+def check_space(config: RunConfig, folder: Path, *, fresh: bool) -> None:
+    """Raise UserError when the disk of `folder`, or the limit on the size of a file, cannot hold the run.
+
+    What an unfinished run has written already counts as room, unless it is set aside (`fresh`).
+    """
     needed, largest = bytes_needed(config)
     there = folder
     while not there.exists():
         there = there.parent
-    have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    have = 0 if fresh else sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(there).free
     if free + have < needed:
         raise UserError(

@@ -112,11 +112,20 @@ def follow(job: Any, rundir: RunDir) -> None:
         show_news()
         time.sleep(POLL_SECONDS)
     show_news()
-    for task in job.results() if job.exception() is None else []:
+    error = job.exception()  # asked for once: submitit waits 15 s for each result that is missing
+    if error is not None:
+        raise failure_of_job(str(error), rundir)
+    for task in job.results():
         if not task["finished"]:
             print(f"stopped at step {task['step']:,} ({task['reason']}); submit again to go on")
             break
-    if job.exception() is not None:
-        said = str(job.exception())
-        text = rundir.failure.read_text().rstrip() if rundir.failure.exists() else said
-        raise in_one_line(text, rundir, UserError if "hpcvision.errors.UserError" in said else TrainingStopped)
+
+
+def failure_of_job(said: str, rundir: RunDir) -> UserError:
+    """What the first failing rank wrote, else what submitit heard of it; said: the text of submitit's error."""
+    ours = [line for line in said.splitlines() if "hpcvision.errors." in line]
+    if rundir.failure.exists():
+        text = rundir.failure.read_text().rstrip()
+    else:
+        text = ours[0].partition("hpcvision.errors.")[2].partition(": ")[2] if ours else said
+    return in_one_line(text, rundir, UserError if "hpcvision.errors.UserError" in said else TrainingStopped)
