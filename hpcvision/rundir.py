@@ -116,8 +116,10 @@ class RunDir:
             raise UserError(f"{self.folder} is not a run folder (it has no config.json)") from None
         except ValidationError as error:
             raise UserError(f"{self.config} is not a configuration of this hpcvision: {one_line(error)}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.config} cannot be read: {error}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.config} is not a configuration of this hpcvision: {error}") from None
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be read: {error.strerror}") from None
 
     @property
     def is_finished(self) -> bool:
@@ -130,7 +132,8 @@ def remove_half_written(rundir: RunDir) -> None:
 
     Only for the process that holds the folder, and when it has met the others.
     """
-    written = (rundir.checkpoint.with_suffix(".new"), rundir.log, rundir.results, rundir.config)
+    pictures = (rundir.training_graph, rundir.samples_picture)
+    written = (rundir.checkpoint.with_suffix(".new"), rundir.log, rundir.results, rundir.config, *pictures)
     for pattern in (*(f".{path.name}.*" for path in written), ".meeting-*.json.*", "meeting-*.json"):
         for path in rundir.folder.glob(pattern):
             path.unlink(missing_ok=True)

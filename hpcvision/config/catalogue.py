@@ -39,7 +39,7 @@ def find(name: Shelf, wanted: str) -> Path:
         if path.is_file():
             return path
         raise UserError(
-            f"{wanted!r} does not exist; give the path of a file, or one of the names in `hpcvision {name}`"
+            f"{wanted!r} does not exist; give the path of a file, or a name that `hpcvision {name}` lists"
         )
     path = shelf(name) / f"{wanted}.py"
     if path.is_file():

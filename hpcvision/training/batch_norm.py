@@ -54,11 +54,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize(model: nn.Module) -> None:
-    """Turn every BatchNorm2d inside `model` into one over the global batch, in place; weights stay."""
-    for name, child in model.named_children():
-        if type(child) is nn.BatchNorm2d:
-            own = SynchronizedBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
-            own.load_state_dict(child.state_dict())
-            setattr(model, name, own)
-        else:
-            synchronize(child)
+    """Turn every BatchNorm2d inside `model` into one over the global batch, in place."""
+    for part in model.modules():
+        if type(part) is nn.BatchNorm2d:
+            part.__class__ = SynchronizedBatchNorm2d  # so that tensors, device and mode stay

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_processes import STEPS, FinishedRun, end, events, living, only_run, start_command, wait_until
+from real_processes import COUNTED, STEPS, FinishedRun, end, events, living, only_run, start_command, wait_until
 
 JOBS = {
     # BatchNorm, dropout, augmentation, an average: everything that a resume could get wrong. Frequent checkpoints, so
@@ -49,6 +50,13 @@ def _no_process_of_ours_survives() -> Iterator[None]:
         os.kill(pid, signal.SIGKILL)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if COUNTED:
+        terminalreporter.section("what was done to the runs")
+        for line in COUNTED:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose name would break careless quoting."""
@@ -67,6 +75,7 @@ def jobs(workplace: Path) -> dict[str, Path]:
 
 def run_to_the_end(*words: object, runs: Path) -> FinishedRun:
     """`hpcvision train WORDS` in an empty runs folder, left alone."""
+    commanded = time.monotonic()
     process = start_command("train", *words, runs=runs)
     wait_until(
         lambda: process.poll() is not None or any(events(path.parent, "start") for path in runs.glob("*/log.jsonl")),
@@ -76,7 +85,13 @@ def run_to_the_end(*words: object, runs: Path) -> FinishedRun:
     result = end(process)
     assert result.returncode == 0, result.stderr
     return FinishedRun(
-        runs, only_run(runs), result.returncode, result.stdout, result.stderr, time.monotonic() - started
+        runs,
+        only_run(runs),
+        result.returncode,
+        result.stdout,
+        result.stderr,
+        startup_seconds=started - commanded,
+        training_seconds=time.monotonic() - started,
     )
 
 
@@ -84,6 +99,33 @@ def run_to_the_end(*words: object, runs: Path) -> FinishedRun:
 def finished(workplace: Path, jobs: dict[str, Path]) -> FinishedRun:
     """The tiny classifier, trained by two processes that nobody disturbed."""
     return run_to_the_end(jobs["tiny"], "--processes", 2, runs=workplace / "finished")
+
+
+@pytest.fixture(scope="session")
+def stopped(workplace: Path, jobs: dict[str, Path]) -> Path:
+    """The folder of the tiny classifier, ended by SIGTERM when it had two checkpoints and an archive; copy it."""
+    runs = workplace / "stopped"
+    process = start_command("train", jobs["tiny"], "--processes", 2, runs=runs)
+    wait_until(
+        lambda: process.poll() is not None or list(runs.glob("*/checkpoint.previous.pt")), "the second checkpoint"
+    )
+    process.send_signal(signal.SIGTERM)
+    result = end(process)
+    assert "stopped at step" in result.stderr, result.stderr
+    return only_run(runs)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts a small disk")
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk, which root does not have here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="session")

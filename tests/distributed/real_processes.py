@@ -1,5 +1,6 @@
 """Starts hpcvision as a user does: real processes in a clean environment, and what they left in a run folder."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -19,7 +20,11 @@ from hpcvision.rundir import RunDir, read_journal
 from hpcvision.training import checkpoint
 
 PATIENCE = 240.0  # seconds; an idle machine needs 10, one whose cores are all taken several times that
-REPEATS = int(os.environ.get("HPCVISION_REPEATS") or 1)
+REPEATS = int(os.environ.get("HPCVISION_REPEATS") or 3)  # kills of each kind
+SEED = int(os.environ.get("HPCVISION_SEED") or time.time_ns() % 1_000_000)  # of their moments
+
+# What the tests counted, one line each, for the end of the output.
+COUNTED: list[str] = []
 
 # Every process that a test starts carries this word in its environment, and hands it on to its children.
 MARK = f"HPCVISION_TEST_MARK={uuid.uuid4().hex}"
@@ -45,6 +50,8 @@ class FinishedRun:
     code: int
     out: str
     err: str
+    startup_seconds: float
+    """From the start of the command to the first line of the journal."""
     training_seconds: float
     """From the first line of the journal to the end of the process."""
 
@@ -57,10 +64,18 @@ def environment(runs: Path, **more: str) -> dict[str, str]:
     return kept | ours | more
 
 
-def start_command(*words: object, runs: Path, **more: str) -> subprocess.Popen[str]:
-    """`hpcvision WORDS` in a process group of its own, with pipes for its output."""
+def start_command(
+    *words: object, runs: Path, handicap: Callable[[], object] = lambda: None, **more: str
+) -> subprocess.Popen[str]:
+    """`hpcvision WORDS` in a process group of its own, with pipes for its output; `handicap` runs in it first."""
     runs.mkdir(parents=True, exist_ok=True)
     command = [*COMMAND, *map(str, words)]
+
+    def first() -> None:
+        # A test run in the background of a script ignores Ctrl-C, and so would everything that it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        handicap()
+
     return subprocess.Popen(
         command,
         env=environment(runs, **more),
@@ -70,8 +85,7 @@ def start_command(*words: object, runs: Path, **more: str) -> subprocess.Popen[s
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A test run in the background of a script ignores Ctrl-C, and so would everything that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=first,
     )
 
 
@@ -86,9 +100,53 @@ def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def hpcvision(*words: object, runs: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """`hpcvision WORDS`, waited for."""
+def hpcvision(*words: object, runs: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """`hpcvision WORDS`, waited for; `more` as for `start_command`."""
     return end(start_command(*words, runs=runs, **more))
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """The only line on standard error that is hpcvision's own."""
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("hpcvision: ")]
+    return line
+
+
+def refusal(result: subprocess.CompletedProcess[str]) -> str:
+    """What a command said that was given something wrong: one line and exit code 2, nothing else."""
+    assert (result.returncode, result.stdout) == (2, ""), result.stdout + result.stderr
+    assert result.stderr.splitlines() == [complaint(result)]
+    return complaint(result)
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    """Every file below `folder` with the SHA-256 of its bytes; not the empty `lock` that whoever looks in leaves."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def cut(path: Path) -> None:
+    """Damage a file: leave the first half."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    """Damage a file: change one bit in the middle."""
+    change(path, 1, 0x01)
+
+
+def ruin_sector(path: Path) -> None:
+    """Damage a file: invert 4,096 bytes in the middle; a single one can lie where nothing is stored."""
+    change(path, 4096, 0xFF)
+
+
+def change(path: Path, count: int, bits: int) -> None:
+    """Exclusive or of `bits` with `count` bytes in the middle of a file."""
+    with path.open("r+b") as file:
+        start = path.stat().st_size // 2
+        file.seek(start)
+        block = file.read(count)
+        file.seek(start)
+        file.write(bytes(byte ^ bits for byte in block))
 
 
 def start_ranks(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from real_processes import (
     FinishedRun,
+    complaint,
     end,
     events,
     hpcvision,
@@ -35,12 +36,6 @@ from hpcvision.training import checkpoint
 
 # At step 2 the loss is finite, yet the weights after it overflow in the next forward pass.
 EXPLODES = ["optim.learning_rate=1e6", "cadence.checkpoint_every=1", "cadence.evaluate_every=20"]
-
-
-def complaint(result: subprocess.CompletedProcess[str]) -> str:
-    """The only line on standard error that is hpcvision's own."""
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("hpcvision: ")]
-    return line
 
 
 # --- a loss that is not finite ---

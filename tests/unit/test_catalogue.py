@@ -74,7 +74,7 @@ def test_a_job_like_no_other_is_answered_with_all_of_them():
 
 
 def test_a_path_without_a_file_is_said_to_lack_one(tmp_path):
-    with pytest.raises(UserError, match=r"nothing\.py does not exist"):
+    with pytest.raises(UserError, match=r"nothing\.py' does not exist"):
         catalogue.find("jobs", str(tmp_path / "nothing.py"))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hpcvision.config import apply
 from hpcvision.errors import UserError
-from hpcvision.rundir import RunDir, atomic_write, open_run, runs_folder, write_json
+from hpcvision.rundir import RunDir, atomic_write, open_run, remove_half_written, runs_folder, write_json
 
 
 def test_a_file_appears_only_when_its_block_ends(tmp_path):
@@ -42,6 +42,17 @@ def test_a_file_can_be_read_by_whom_the_umask_allows(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_what_kills_left_is_removed_and_nothing_else(tmp_path):
+    kept = ["checkpoint.new", "checkpoint.pt", "config.json", "log.jsonl", "results.h5", "training.png", "samples.png"]
+    kept += ["lock", ".mine"]
+    left = [f".{name}.k2x_9ab" for name in kept[:1] + kept[2:7]]
+    left += ["meeting-local-1-0.json", ".meeting-local-1-0.json.k2x_9ab"]
+    for name in kept + left:
+        (tmp_path / name).touch()
+    remove_half_written(RunDir(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_the_folder_is_called_after_name_and_fingerprint_and_holds_the_configuration(config, tmp_path):
