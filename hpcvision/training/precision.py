@@ -69,14 +69,14 @@ def set_arithmetic(config: TrainConfig, rank: Rank) -> None:
     torch.use_deterministic_algorithms(config.deterministic and rank.device.type == "cuda")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_of(rank))
-    keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
     """Let glibc keep what torch frees; by default every step gives its activations back to the system.
 
     Faulting them in again was a quarter of a step's CPU time: 501 ms before, 375 ms after (baby_mobilenet, 512 images,
-    bf16, one thread of a Xeon with AMX), for 115 MB more at the peak. The numbers stay the same.
+    bf16, one thread of a Xeon with AMX), for 115 MB more at the peak. The numbers stay the same. Called when the data
+    are loaded: what that needs for a moment would be kept as well, 200 MB.
     """
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")

@@ -10,6 +10,7 @@ from hpcvision.config import RunConfig
 from hpcvision.distributed import Rank
 from hpcvision.seeding import stream_seed
 from hpcvision.training.optim import learning_rate
+from hpcvision.training.precision import keep_freed_memory
 from hpcvision.training.state import NEVER, State, build_scaler, wrap
 from hpcvision.training.tasks import Task
 
@@ -32,6 +33,7 @@ class Step:
         self.inputs = {
             name: torch.empty_like(values, device=rank.device) for name, values in task.draw(state.step).items()
         }
+        keep_freed_memory()
         self.graph: torch.cuda.CUDAGraph | None = None
         self.until_capture: int | None = WARM_UP_STEPS if self.wants_graph() else None
 
