@@ -1,9 +1,13 @@
-"""Images per second of each augmentation alone and of all together: `python benchmarks/augment.py --threads 1`."""
+"""Images per second of each augmentation alone and of all together: `python benchmarks/augment.py --threads 1`.
 
-import argparse
-import statistics
-import time
+Drawing the parameters is included. The cases take turns, one batch each.
+"""
 
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import measuring
 import torch
 
 from hpcvision.config.run import AugmentConfig
@@ -27,10 +31,18 @@ ALL = AugmentConfig.model_validate(
 CASES = ALONE | {"all, one grid": ALL.model_copy(update={"per_channel": False}), "all, per channel": ALL}
 
 
+def one_batch(images: torch.Tensor, config: AugmentConfig, stream: torch.Generator) -> None:
+    """Draw the parameters of a batch and apply them."""
+    parameters = draw(config, len(images), images.shape[-1], 3, stream)
+    augment(images, parameters, config, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    if images.is_cuda:
+        torch.cuda.synchronize()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = measuring.parser(__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=512, help="images at once")
-    parser.add_argument("--rounds", type=int, default=20, help="timed batches; the median counts")
+    parser.add_argument("--rounds", type=int, default=20, help="timed batches of every case; the median counts")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -40,17 +52,21 @@ def main() -> None:
     stream = generator(0, "benchmark", device=arguments.device)
     shape = (arguments.batch, 3, arguments.size, arguments.size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=stream, device=arguments.device)
-    for name, config in CASES.items():
-        seconds = []
-        for _ in range(arguments.rounds + 3):
-            start = time.perf_counter()
-            parameters = draw(config, arguments.batch, arguments.size, 3, stream)
-            augment(images, parameters, config, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        # The first three warm up.
-        print(f"{name:20s} {arguments.batch / statistics.median(seconds[3:]):12,.0f} images/s")
+    cases: dict[str, Callable[[], None]] = {
+        name: partial(one_batch, images, config, stream) for name, config in CASES.items()
+    }
+    seconds = measuring.interleave(cases, rounds=arguments.rounds, warm_up=3)
+    rows = [
+        {
+            "case": name,
+            "images_per_second": arguments.batch / median(values),
+            "milliseconds_per_batch": 1000 * median(values),
+        }
+        for name, values in seconds.items()
+    ]
+    settings = {key: value for key, value in vars(arguments).items() if key != "json"}
+    title = f"augmentation of {arguments.batch} images, {arguments.threads} thread(s), {arguments.device}"
+    measuring.report(title, rows, ratios={}, json_file=arguments.json, settings=settings, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -227,8 +227,9 @@ import torch
 from hpcvision import distributed
 from hpcvision.errors import UserError
 place = distributed.Place.from_environment()
+given = {"meeting_seconds": float(word) for word in sys.argv[2:]}
 try:
-    rank = distributed.start(place, Path(sys.argv[1]), meeting_seconds=float(sys.argv[2]))
+    rank = distributed.start(place, Path(sys.argv[1]), **given)
 except UserError as error:
     print(error)
     sys.exit(error.exit_code)
@@ -241,6 +242,15 @@ def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
     results = [end(process) for process in start_ranks(tmp_path, 3, ranks=[0, 1], program=MEETS, arguments=[8])]
     assert [result.returncode for result in results] == [3, 3], results[1].stderr
     assert "rank 2 of 3 did not come within 8 s" in results[0].stdout
+
+
+@pytest.mark.long
+def test_a_rank_that_never_comes_is_named_after_two_minutes_when_nothing_else_is_said(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    results = [end(process) for process in start_ranks(tmp_path, 3, ranks=[0, 1], program=MEETS)]
+    assert 115 < time.monotonic() - begun < 140
+    assert [result.returncode for result in results] == [3, 3], results[1].stderr
+    assert "rank 2 of 3 did not come within 120 s" in results[0].stdout
 
 
 def test_a_rank_0_that_never_comes_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Runs that are killed, asked to stop, or out of time go on later, and end as if nobody had touched them.
-
-HPCVISION_REPEATS sets the number of kills (1 by default), HPCVISION_SEED their moments.
-"""
+"""Runs that are asked to stop or out of time go on later, and end as if nobody had touched them."""
 
 import json
 import os
@@ -9,17 +6,14 @@ import random
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from real_processes import (
-    REPEATS,
     STEPS,
     FinishedRun,
-    assert_readable,
     assert_same_run,
     end,
     events,
@@ -36,14 +30,6 @@ from hpcvision.config.catalogue import load_job
 from hpcvision.launch.job import prepare
 from hpcvision.rundir import RunDir
 from hpcvision.training import checkpoint
-
-SEED = int(os.environ.get("HPCVISION_SEED") or time.time_ns() % 1_000_000)
-
-
-@pytest.fixture(scope="module")
-def random_moments() -> random.Random:
-    print(f"HPCVISION_SEED={SEED}")
-    return random.Random(SEED)
 
 
 @dataclass(frozen=True)
@@ -78,13 +64,13 @@ def ask(
 
 
 @pytest.fixture(scope="module")
-def stopped(jobs: dict[str, Path], workplace: Path, finished: FinishedRun, random_moments: random.Random) -> StoppedRun:
+def stopped(jobs: dict[str, Path], workplace: Path, finished: FinishedRun) -> StoppedRun:
     """The tiny job: SIGTERM to one rank, SIGUSR1 to the launcher, Ctrl-C, and then to the end."""
-    runs = workplace / "stopped"
+    runs = workplace / "stopped three times"
     folder = runs / finished.folder.name
     command = ["train", jobs["tiny"], "--processes", 2]
     ways: list[Callable[[subprocess.Popen[str]], None]] = [
-        lambda process: os.kill(random_moments.choice(ranks_below(process.pid)), signal.SIGTERM),
+        lambda process: os.kill(random.choice(ranks_below(process.pid)), signal.SIGTERM),
         lambda process: process.send_signal(signal.SIGUSR1),
         # A terminal sends Ctrl-C to everybody in its foreground group.
         lambda process: os.killpg(process.pid, signal.SIGINT),
@@ -131,67 +117,6 @@ def test_the_ledger_of_a_stopped_run_adds_up_to_the_step_budget_without_gaps(sto
 
 def test_a_stopped_run_still_reads_the_test_split_once(stopped: StoppedRun) -> None:
     assert len(events(stopped.folder, "test_read")) == 1
-
-
-@dataclass(frozen=True)
-class KilledRun:
-    """A run whose processes were all killed at random moments, until it came to its end."""
-
-    folder: Path
-    kills: int
-
-
-@pytest.fixture(scope="module")
-def killed(
-    jobs: dict[str, Path], workplace: Path, finished: FinishedRun, random_moments: random.Random
-) -> list[KilledRun]:
-    """HPCVISION_REPEATS times SIGKILL to the launcher and all ranks at once; a run that survives its kills ends."""
-    command = ["train", jobs["tiny"], "--processes", 2]
-    runs, kills = [], 0
-    while kills < REPEATS:
-        place = workplace / f"killed-{len(runs)}"
-        folder = place / finished.folder.name
-        kills_here = 0
-        while kills < REPEATS:
-            process = start_command(*command, runs=place)
-            stays = len(events(folder, "start"))
-            wait_until(lambda f=folder, n=stays, p=process: len(events(f, "start")) > n or p.poll() is not None, "it")
-            time.sleep(random_moments.uniform(0, finished.training_seconds))
-            if process.poll() is not None:
-                break
-            os.killpg(process.pid, signal.SIGKILL)
-            end(process)
-            kills, kills_here = kills + 1, kills_here + 1
-            assert_readable(folder)
-            # What a kill in the middle of writing leaves, in case none of them hit that moment.
-            if not RunDir(folder).is_finished:
-                (folder / ".results.h5.half").write_bytes(b"half")
-        else:
-            process = start_command(*command, runs=place)
-        result = end(process)
-        assert result.returncode == 0, f"seed {SEED}, kill {kills}: {result.stderr}"
-        runs.append(KilledRun(folder, kills_here))
-    return runs
-
-
-def test_a_killed_run_goes_on_and_equals_the_undisturbed_run_bit_for_bit(
-    killed: list[KilledRun], finished: FinishedRun
-) -> None:
-    assert sum(run.kills for run in killed) == REPEATS
-    for run in killed:
-        assert_same_run(run.folder, finished.folder)
-
-
-def test_the_ledger_of_a_killed_run_counts_no_step_twice(killed: list[KilledRun]) -> None:
-    for run in killed:
-        rows = ledger(run.folder)
-        assert sum(row["to_step"] - row["from_step"] for row in rows) == STEPS
-        assert [row["from_step"] for row in rows] == [0, *(row["to_step"] for row in rows[:-1])]
-
-
-def test_a_killed_run_leaves_no_half_written_file_behind(killed: list[KilledRun]) -> None:
-    for run in killed:
-        assert [path.name for path in run.folder.iterdir() if path.name.startswith(".")] == []
 
 
 BLOCKED_RANK = """

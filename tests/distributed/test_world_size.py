@@ -5,13 +5,15 @@ that is zero up to rounding.
 """
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from real_processes import end, start_ranks
+from real_processes import assert_same_run, end, events, ledger, start_ranks
 
 from hpcvision import data
 from hpcvision.config import DataConfig, apply
@@ -22,22 +24,33 @@ from hpcvision.rundir import RunDir
 WORLD_SIZES = (1, 2, 4)
 SPLIT_SIZES = (997, 500, 3, 1)  # odd, one batch exactly, and fewer images than processes
 
-# One process group, in which each run folder is trained and splits of awkward sizes are evaluated.
+# One process group, in which each run folder is trained, to the step where it is asked to stop or to the end, and in
+# which splits of awkward sizes are evaluated.
 PROGRAM = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 import torch
 from hpcvision import data, distributed
 from hpcvision.config import apply
 from hpcvision.rundir import RunDir
+from hpcvision.stopping import StopRequest
+from hpcvision.training.bookkeeping import Bookkeeping
 from hpcvision.training.loop import train
 from hpcvision.training.tasks import Classify, Diffuse
 
 place = distributed.Place.from_environment()
 rank = distributed.start(place, Path(sys.argv[1]))
-for folder in sys.argv[3:]:
+after_step = Bookkeeping.after_step
+def after_step_with_a_stop(self, stop):
+    stop.received = signal.SIGTERM if self.state.step == stop.at else 0
+    return after_step(self, stop)
+
+Bookkeeping.after_step = after_step_with_a_stop
+for folder, at in json.loads(sys.argv[3]):
     rundir = RunDir(Path(folder))
-    train(rundir.read_config(), rundir, rank, distributed.StopRequest())
+    stop = StopRequest()
+    stop.at = at
+    train(rundir.read_config(), rundir, rank, stop)
 
 class Witness(torch.nn.Module):
     '''Remembers each image that it is shown by the sum of its pixels.'''
@@ -47,7 +60,7 @@ class Witness(torch.nn.Module):
         self.seen.extend(sums.tolist())
         return torch.stack([sums * (k + 1) % 1 for k in range(20)], 1)
 
-task = Classify(RunDir(Path(sys.argv[3])).read_config(), rank, "fp32")
+task = Classify(rundir.read_config(), rank, "fp32")
 whole = task.batches.split("validation")
 report = {}
 for size in map(int, sys.argv[2].split(",")):
@@ -65,18 +78,54 @@ RUNS = {
 }
 
 
+STOP = 10  # the step after which some runs are stopped; they go on from there
+
+
+@dataclass(frozen=True)
+class World:
+    """What one number of processes made."""
+
+    whole: dict[str, RunDir]
+    """By optimiser: trained in one go."""
+    taken_over: dict[str, RunDir]
+    """By optimiser: trained from step 10, until which 2 processes had come."""
+    interrupted: dict[str, RunDir]
+    """By optimiser: stopped at step 10, and gone on with."""
+    reports: list[dict[str, dict]]
+    """Of each rank on its evaluations."""
+    said: str
+    """Standard error of rank 0."""
+
+
+Worlds = dict[int, World]
+
+
 @pytest.fixture(scope="module")
-def worlds(jobs: dict[str, Path], workplace: Path) -> dict[int, tuple[dict[str, RunDir], list[dict[str, dict]]]]:
-    """For each world size: the finished runs by optimiser, and each rank's report on its evaluations."""
+def worlds(jobs: dict[str, Path], workplace: Path) -> Worlds:
+    """By number of processes."""
+    base = load_job(str(jobs["plain"]))
+    configs = {name: apply(base, turned) for name, turned in RUNS.items()}
+    halves: dict[str, RunDir] = {}
     made = {}
-    for world_size in WORLD_SIZES:
-        base = load_job(str(jobs["plain"]))
-        runs = workplace / f"world-{world_size}"
-        rundirs = {name: prepare(apply(base, turned), runs) for name, turned in RUNS.items()}
-        words = [",".join(map(str, SPLIT_SIZES)), *(rundir.folder for rundir in rundirs.values())]
-        results = [end(process) for process in start_ranks(runs, world_size, program=PROGRAM, arguments=words)]
-        assert [result.returncode for result in results] == [0] * world_size, results[-1].stderr
-        made[world_size] = rundirs, [json.loads(result.stdout.splitlines()[-1]) for result in results]
+    for size in (2, 1, 4):
+        runs = workplace / f"world-{size}"
+        whole, interrupted = (
+            {name: prepare(config, runs / kind) for name, config in configs.items()}
+            for kind in ("whole", "interrupted")
+        )
+        taken_over = {name: RunDir(runs / "taken over" / half.folder.name) for name, half in halves.items()}
+        for name, half in halves.items():
+            shutil.copytree(half.folder, taken_over[name].folder)
+        work = [(rundir, None) for group in (taken_over, whole) for rundir in group.values()]
+        work += [(rundir, at) for rundir in interrupted.values() for at in (STOP, None)]
+        if size == 2:
+            halves = {name: prepare(config, runs / "half") for name, config in configs.items()}
+            work = [(rundir, STOP) for rundir in halves.values()] + work
+        words = [",".join(map(str, SPLIT_SIZES)), json.dumps([(str(rundir.folder), at) for rundir, at in work])]
+        results = [end(process) for process in start_ranks(runs, size, program=PROGRAM, arguments=words)]
+        assert [result.returncode for result in results] == [0] * size, results[-1].stderr
+        reports = [json.loads(result.stdout.splitlines()[-1]) for result in results]
+        made[size] = World(whole, taken_over, interrupted, reports, results[0].stderr)
     return made
 
 
@@ -86,51 +135,89 @@ def column(rundir: RunDir, name: str) -> np.ndarray:
         return file[name][()]
 
 
+def weights(rundir: RunDir) -> dict[str, np.ndarray]:
+    """Raw and averaged weights of the archive."""
+    with h5py.File(rundir.results) as file:
+        return {f"{kind}/{name}": item[()] for kind, group in file["weights"].items() for name, item in group.items()}
+
+
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
 @pytest.mark.parametrize("optimizer", RUNS)
-def test_losses_of_20_steps_do_not_depend_on_the_number_of_processes(worlds, world_size: int, optimizer: str) -> None:
-    one, many = (column(worlds[size][0][optimizer], "train/loss") for size in (1, world_size))
+def test_losses_of_20_steps_do_not_depend_on_the_number_of_processes(
+    worlds: Worlds, world_size: int, optimizer: str
+) -> None:
+    one, many = (column(worlds[size].whole[optimizer], "train/loss") for size in (1, world_size))
     assert len(one) == 20
     np.testing.assert_allclose(many, one, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
 @pytest.mark.parametrize("optimizer", RUNS)
-def test_evaluations_do_not_depend_on_the_number_of_processes(worlds, world_size: int, optimizer: str) -> None:
+def test_evaluations_do_not_depend_on_the_number_of_processes(worlds: Worlds, world_size: int, optimizer: str) -> None:
     for name in ("loss", "accuracy"):
-        one, many = (column(worlds[size][0][optimizer], f"evaluate/{name}") for size in (1, world_size))
+        one, many = (column(worlds[size].whole[optimizer], f"evaluate/{name}") for size in (1, world_size))
         np.testing.assert_allclose(many, one, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
-@pytest.mark.parametrize("kind", ["raw", "ema"])
-def test_sgd_weights_do_not_depend_on_the_number_of_processes(worlds, world_size: int, kind: str) -> None:
-    archives = [h5py.File(worlds[size][0]["sgd"].results) for size in (1, world_size)]
-    one, many = (archive[f"weights/{kind}"] for archive in archives)
+def test_sgd_weights_do_not_depend_on_the_number_of_processes(worlds: Worlds, world_size: int) -> None:
+    one, many = (weights(worlds[size].whole["sgd"]) for size in (1, world_size))
     assert set(one) == set(many)
     for name in one:
-        np.testing.assert_allclose(many[name][()], one[name][()], rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(many[name], one[name], rtol=0, atol=1e-6, err_msg=name)
 
 
-def test_training_moves_the_weights_far_more_than_the_tolerance(worlds) -> None:
-    losses = column(worlds[1][0]["sgd"], "train/loss")
+@pytest.mark.parametrize("world_size", [1, 4])
+@pytest.mark.parametrize("optimizer", RUNS)
+def test_a_run_that_goes_on_with_another_number_of_processes_stays_within_the_same_bounds(
+    worlds: Worlds, world_size: int, optimizer: str
+) -> None:
+    one, changed = worlds[1].whole[optimizer], worlds[world_size].taken_over[optimizer]
+    assert [row["world_size"] for row in ledger(changed.folder)] == [2, world_size]
+    assert [row["to_step"] for row in ledger(changed.folder)] == [STOP, 20]
+    for name in ("train/step", "train/loss", "evaluate/loss", "evaluate/accuracy"):
+        np.testing.assert_allclose(column(changed, name), column(one, name), rtol=0, atol=1e-6)
+    if optimizer == "sgd":
+        for name in weights(one):
+            np.testing.assert_allclose(weights(changed)[name], weights(one)[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_another_number_of_processes_is_told_and_the_same_is_not(worlds: Worlds, world_size: int) -> None:
+    lines = [line for line in worlds[world_size].said.splitlines() if line.startswith("going on with")]
+    assert len(lines) == len(worlds[world_size].taken_over)
+    assert all(line.startswith(f"going on with {world_size} process(es) after 2: ") for line in lines)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("optimizer", RUNS)
+def test_a_run_that_goes_on_with_as_many_processes_equals_the_undisturbed_run_bit_for_bit(
+    worlds: Worlds, world_size: int, optimizer: str
+) -> None:
+    interrupted = worlds[world_size].interrupted[optimizer].folder
+    assert [event["step"] for event in events(interrupted, "stop")] == [STOP, 20]
+    assert_same_run(interrupted, worlds[world_size].whole[optimizer].folder)
+
+
+def test_training_moves_the_weights_far_more_than_the_tolerance(worlds: Worlds) -> None:
+    losses = column(worlds[1].whole["sgd"], "train/loss")
     assert np.ptp(losses) > 1e-2
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("size", SPLIT_SIZES)
-def test_evaluation_shows_the_network_every_image_exactly_once(worlds, world_size: int, size: int) -> None:
+def test_evaluation_shows_the_network_every_image_exactly_once(worlds: Worlds, world_size: int, size: int) -> None:
     config = load_config(worlds)
     mean, std = (torch.tensor(values)[:, None, None] for values in data.statistics(config, **SHAPE))
     images = data.load(config, "validation", **SHAPE).images[:size]
     expected = ((images.float() / 255 - mean) / std).double().sum((1, 2, 3))
-    seen = [value for report in worlds[world_size][1] for value in report[str(size)]["seen"]]
+    seen = [value for report in worlds[world_size].reports for value in report[str(size)]["seen"]]
     np.testing.assert_allclose(sorted(seen), sorted(expected.tolist()), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-def test_all_ranks_hold_the_same_scores(worlds, world_size: int) -> None:
-    reports = worlds[world_size][1]
+def test_all_ranks_hold_the_same_scores(worlds: Worlds, world_size: int) -> None:
+    reports = worlds[world_size].reports
     for size in map(str, SPLIT_SIZES):
         assert all(report[size]["scores"] == reports[0][size]["scores"] for report in reports)
         assert all(report[size]["predictions"] == int(size) for report in reports)
@@ -139,6 +226,6 @@ def test_all_ranks_hold_the_same_scores(worlds, world_size: int) -> None:
 SHAPE = {"image_size": 28, "num_classes": 20}
 
 
-def load_config(worlds) -> DataConfig:
+def load_config(worlds: Worlds) -> DataConfig:
     """The data settings of the runs."""
-    return worlds[1][0]["sgd"].read_config().data
+    return worlds[1].whole["sgd"].read_config().data
