@@ -20,6 +20,7 @@ __all__ = [
     "fetch",
     "load",
     "sha256",
+    "sha256_of",
     "statistics",
     "status",
 ]
@@ -77,9 +78,13 @@ def class_names(config: DataConfig, *, image_size: int, num_classes: int) -> lis
 
 def sha256(config: DataConfig, split: SplitName, *, image_size: int, num_classes: int) -> str:
     """64 hexadecimal digits: SHA-256 over the images' bytes, then the labels' (int64, little-endian)."""
-    images, labels = load(config, split, image_size=image_size, num_classes=num_classes)
-    digest = hashlib.sha256(images.contiguous().numpy().data)
-    digest.update(labels.numpy().astype("<i8").tobytes())
+    return sha256_of(load(config, split, image_size=image_size, num_classes=num_classes))
+
+
+def sha256_of(split: Split) -> str:
+    """As `sha256`, of a split that is loaded already, on any device."""
+    digest = hashlib.sha256(split.images.cpu().contiguous().numpy().data)
+    digest.update(split.labels.cpu().numpy().astype("<i8").tobytes())
     return digest.hexdigest()
 
 

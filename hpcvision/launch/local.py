@@ -17,6 +17,8 @@ from hpcvision.stopping import StopRequest
 
 # Below so many images a process spends more on the rest of a step than on its share of the batch.
 LEAST_IMAGES = 32
+# malloc in huge pages, which can only be asked for before a process starts: 9 % less CPU time for a training step.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
 
 
@@ -37,9 +39,8 @@ def run_processes(rundir: RunDir, processes: int) -> None:
     Rank 0 has the terminal, the others write to rank-<n>.log in the run folder. SIGTERM and SIGUSR go on to all ranks,
     which then save and stop together.
     """
-    # malloc in huge pages, which can only be asked for before a process starts: 9 % less CPU time for a training step.
     environment = (
-        {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        HUGE_PAGES
         | os.environ
         | {
             "HPCVISION_WORLD_SIZE": str(processes),

@@ -31,6 +31,8 @@ from hpcvision.training.tasks import Artefacts, Task
 AGREE_MILLISECONDS = 500
 AGREE_AT_MOST_EVERY = 1000  # steps
 
+HELD: tuple[data.SplitName, ...] = ("train", "validation")  # on the device during the whole run
+
 Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
 
@@ -66,6 +68,9 @@ class Bookkeeping:
 
     def __enter__(self) -> "Bookkeeping":
         config, rank, step = self.config, self.rank, self.state.step
+        # All that loading needs for a moment is needed before the first step, not on top of its memory.
+        for split in HELD:
+            self.task.batches.split(split)
         if rank.is_main:
             self.provenance = provenance.collect() | {
                 "precision": self.state.precision,
@@ -73,7 +78,7 @@ class Bookkeeping:
                 "device": rank.device.type,
             }
             self.data = {"name": data.describe(config.data, **self.shape), "source": config.data.source}
-            self.data |= {f"{split}_sha256": self.digest(split) for split in ("train", "validation")}
+            self.data |= {f"{split}_sha256": self.digest(split) for split in HELD}
             remove_half_written(self.rundir)
             self.journal = Journal(self.rundir, resume_step=step)
             place = rank.place
@@ -114,7 +119,7 @@ class Bookkeeping:
 
     def digest(self, split: data.SplitName) -> str:
         """SHA-256 over the images and labels of a split."""
-        return data.sha256(self.config.data, split, **self.shape)
+        return data.sha256_of(self.task.batches.split(split))
 
     def after_step(self, stop: StopRequest) -> int:
         """Log, evaluate, save and agree, whatever is due after this step; the code of an agreed stop, or 0."""

@@ -50,6 +50,8 @@ class Task(Protocol):
 
     metric_names: tuple[str, ...]
     """Names of the training curves."""
+    batches: Batches
+    """The images of the run."""
 
     def draw(self, step: int) -> dict[str, torch.Tensor]:
         """All numbers by which this step differs from others, for this rank, on the CPU; same shapes at every step."""
