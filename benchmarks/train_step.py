@@ -4,8 +4,9 @@ Both train the job `cifar100_baby_mobilenet` on the CPU: the same model with the
 augmentations, SGD and learning rates, a moving average of the weights, loss and accuracy summed at every step. Neither
 logs, evaluates or writes. The images are CIFAR-100 where $HPCVISION_DATA holds it, else synthetic ones. The plain loop
 (benchmarks/plain.py) is what most people write: a DataLoader whose 2 workers vary PIL images one by one with
-torchvision.transforms.v2, fp32, contiguous memory. Ours is `hpcvision.training.step.Step` in one process, at the
-precision that it chooses by itself and in fp32. Both compute with the same number of threads.
+torchvision.transforms.v2, fp32, contiguous memory. Ours is `hpcvision.training.step.Step`, once as the job starts it by
+itself (its number of processes, its precision), and in one process in both precisions. All may use the same cores; in
+one process ours and the plain loop compute with the same number of threads.
 
 What is fair: the cases take turns, so that what disturbs the machine disturbs all. The plain loop runs in a process of
 its own, where nothing that ours sets for its process can speed it up or slow it down; it waits while others have their
@@ -25,8 +26,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import measuring
+import ours as our_ranks
 import plain
 import torch
 
@@ -98,7 +101,9 @@ def input_parts(config: RunConfig, rank: Rank) -> dict[str, Callable[[], object]
     return {name: lambda call=call: [call() for _ in range(CALLS)] for name, call in calls.items()}
 
 
-def measure(config: RunConfig, rank: Rank, other: plain.Remote, rounds: int, steps: int) -> dict:
+def measure(
+    config: RunConfig, rank: Rank, other: plain.Remote, ranks: our_ranks.Ranks, rounds: int, steps: int
+) -> dict[str, Any]:
     """Time everything in turns; gives what `measuring.report` takes."""
     default = choose_precision(config.train, rank)
     ours, ours_fp32 = (Ours(config, rank, precision, steps) for precision in (default, "fp32"))
@@ -106,13 +111,20 @@ def measure(config: RunConfig, rank: Rank, other: plain.Remote, rounds: int, ste
     for each in (ours, ours_fp32):
         assert_same_model(other, each, batches.local(batches.draw(0))[0])
 
+    assert ranks.first_weights == our_ranks.digest(other.weights())
+
     # The loops say themselves which part of a turn counts.
-    loops = {f"ours, default ({default})": ours, "ours, fp32": ours_fp32, "plain loop, fp32": other}
+    loops = {
+        f"ours, as started ({default}, {len(ranks.processes)} processes)": ranks,
+        f"ours, {default}, one process": ours,
+        "ours, fp32, one process": ours_fp32,
+        "plain loop, fp32": other,
+    }
     inside: dict[str, list[float]] = {name: [] for name in loops}
     turns = {name: lambda name=name: inside[name].append(loops[name].turn() / steps) for name in loops}
     outside = measuring.interleave(turns | parts, rounds=rounds, warm_up=1)
     seconds = {name: values[1:] for name, values in inside.items()}
-    own, own_fp32, theirs = seconds.values()
+    own, _, own_fp32, theirs = seconds.values()
     seconds |= {name: [value / CALLS for value in outside[name]] for name in parts}
     inputs = [sum(pair) for pair in zip(seconds[EVERYTHING], seconds[DRAWING], strict=True)]
     rows = [
@@ -150,8 +162,11 @@ def main() -> None:
         if rank.device.type != "cpu":
             raise SystemExit("this benchmark compares on the CPU; hide the GPUs with CUDA_VISIBLE_DEVICES=''")
         set_arithmetic(config.train, rank)
-        with plain.in_a_process(config, steps, torch.get_num_threads()) as other:
-            measured = measure(config, rank, other, rounds, steps)
+        with (
+            plain.in_a_process(config, steps, torch.get_num_threads()) as other,
+            our_ranks.as_the_job_starts_them(config, steps) as ranks,
+        ):
+            measured = measure(config, rank, other, ranks, rounds, steps)
         distributed.stop()
     title = f"training step, batch of {config.train.global_batch_size}, {source}, {torch.get_num_threads()} threads"
     measuring.report(title, json_file=arguments.json, **measured, rounds=rounds, steps=steps)
