@@ -182,7 +182,10 @@ def ranks_below(parent: int) -> list[int]:
     """Process ids of the worker processes that the launcher `parent` started, by rank."""
     found = {}
     for pid in (int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
-        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        try:
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
         ranks = [int(word.partition(b"=")[2]) for word in words if word.startswith(b"HPCVISION_RANK=")]
         if ranks:
             found[ranks[0]] = pid

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from real_processes import (
+    RANK,
     FinishedRun,
     complaint,
     end,
@@ -83,13 +85,14 @@ except UserError as error:
 """
 
 
-def test_ranks_end_together_with_the_same_line_when_one_overflows(jobs: dict[str, Path], workplace: Path) -> None:
+def test_ranks_end_together_when_one_overflows_and_one_of_them_says_why(jobs: dict[str, Path], workplace: Path) -> None:
     settings = {"optim.learning_rate": 1e12, "cadence.checkpoint_every": 5}
     rundir = prepare(apply(load_job(str(jobs["plain"])), settings), workplace / "exploded-ranks")
     results = [end(process) for process in start_ranks(rundir.folder, 2, program=SAYS_ITS_ERROR)]
     assert [result.returncode for result in results] == [3, 3]
-    assert results[0].stdout == results[1].stdout
-    assert "no checkpoint yet" in results[0].stdout
+    why, other = sorted((result.stdout for result in results), key=lambda words: "failed before" in words)
+    assert "no checkpoint yet" in why
+    assert other.strip().endswith(f"ends because another one failed before; see {rundir.failure}")
 
 
 # --- a rank that raises or is killed ---
@@ -281,11 +284,23 @@ def test_a_stale_announcement_is_not_used(tmp_path: Path, kind: str) -> None:
     assert not stale.exists()
 
 
+# Drawing 13,000 images takes each process 130 MB at its peak.
+FEW_IMAGES = f"""
+from hpcvision.data import synthetic
+synthetic.SIZES = dict.fromkeys(synthetic.SIZES, 100)
+{RANK}
+"""
+GIGABYTES_FOR_EACH = 0.9  # measured: 16.3 for 20 runs, which took 103 s on two cores
+
+
 @pytest.mark.parametrize("runs", [4, pytest.param(20, marks=pytest.mark.long)])
 def test_many_runs_at_once_all_meet_and_finish(jobs: dict[str, Path], workplace: Path, runs: int) -> None:
+    (kilobytes,) = re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    if int(kilobytes) < runs * GIGABYTES_FOR_EACH * 2**20:
+        pytest.skip(f"{runs} runs at once need {runs * GIGABYTES_FOR_EACH:.0f} GB of free memory")
     config = apply(load_job(str(jobs["plain"])), {"train.steps": 2, "ema.beta": 0})
     rundirs = [prepare(apply(config, {"seed": seed}), workplace / f"many-{runs}") for seed in range(runs)]
-    processes = [process for rundir in rundirs for process in start_ranks(rundir.folder, 2)]
+    processes = [process for rundir in rundirs for process in start_ranks(rundir.folder, 2, program=FEW_IMAGES)]
     assert [end(process).returncode for process in processes] == [0] * (2 * runs)
     assert all(rundir.is_finished for rundir in rundirs)
 
