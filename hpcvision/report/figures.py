@@ -9,9 +9,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from hpcvision.errors import UserError
 from hpcvision.results.reader import read_curves, read_images, read_summary
+from hpcvision.rundir import atomic_write
 
 # Okabe & Ito's colours, told apart by colour-blind readers too; raw is blue, the average orange.
 COLOURS = {"train": "#000000", "raw": "#0072B2", "ema": "#D55E00"}
@@ -36,8 +38,7 @@ def training_graph(archive: Path, picture: Path) -> Path:
         title += f", {summary.scored_split} accuracy {100 * summary.scores['accuracy']:.1f} %"
     figure.suptitle(title, fontsize="medium")
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=150)
+        save(figure, picture)
     except OSError as error:
         raise UserError(f"cannot write {picture}: {error.strerror}; choose another place with --output") from None
     finally:
@@ -67,9 +68,15 @@ def samples_picture(archive: Path, picture: Path) -> Path | None:
         axis.imshow(sheet, interpolation="nearest")
         axis.set_title(name, fontsize="small", loc="left")
         axis.axis("off")
-    figure.savefig(picture, dpi=150)
+    save(figure, picture)
     plt.close(figure)
     return picture
+
+
+def save(figure: Figure, picture: Path) -> None:
+    """Write the figure, whole or not at all, in the format that the name ends with."""
+    with atomic_write(picture) as file:
+        figure.savefig(file, dpi=150, format=picture.suffix.removeprefix("."))
 
 
 def in_rows(images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -191,11 +191,11 @@ class Bookkeeping:
             self.journal.add("train", step=self.state.step, **values, **timing)
             self.board.scalars(self.state.step, {f"train/{key}": value for key, value in (values | timing).items()})
 
-    def evaluate(self) -> None:
-        """Raw and averaged weights on the validation split; nothing when that is trained on."""
+    def evaluate(self, *, skip: int = 0) -> None:
+        """Raw and averaged weights, but the first `skip`, on the validation split; nothing when that is trained on."""
         if self.config.data.train_on == "train+validation":
             return
-        for kind in states.kinds(self.state):
+        for kind in states.kinds(self.state)[skip:]:
             scores = self.task.evaluate(states.load_for_evaluation(self.state, kind, self.rank), "validation").scores
             text = "  ".join(f"{name} {scores[name]:.4f}" for name in ("loss", "accuracy") if name in scores)
             self.progress.say(f"step {self.state.step:,}  validation ({kind})  {text}")
@@ -205,16 +205,14 @@ class Bookkeeping:
                 self.board.scalars(self.state.step, {f"{group}/{name}": scores[name] for name in scores})
 
     def evaluate_if_missing(self) -> None:
-        """Make up for the evaluation of this very step, when the last stay ended between its checkpoint and that."""
+        """Make up for what is missing of this very step's evaluation, when the last stay ended amid or before it."""
         step = self.state.step
         due = step > 0 and (step % self.config.cadence.evaluate_every == 0 or step == self.config.train.steps)
         if not due:
             return
-        done = self.journal is not None and any(
-            event["event"] == "evaluate" and event["step"] == step for event in self.journal.events
-        )
-        if int(self.rank.max(torch.tensor(int(self.rank.is_main and not done), device=self.rank.device))):
-            self.evaluate()
+        events = self.journal.events if self.journal else []
+        done = sum(event["event"] == "evaluate" and event["step"] == step for event in events)
+        self.evaluate(skip=int(self.rank.max(torch.tensor(done, device=self.rank.device))))
 
     def save(self) -> None:
         """Write the checkpoint, and the archive as it stands."""
