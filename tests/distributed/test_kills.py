@@ -56,14 +56,21 @@ class Victim:
         return ["train", self.job, "--processes", 2]
 
     def start(self) -> subprocess.Popen[str]:
-        """The command, waited for until some moment at which it trains, or has come to its end."""
+        """The command, waited for until it has come as far as chance wants, or to its end."""
         stays = len(events(self.folder, "start"))
         process = start_command(*self.command, runs=self.folder.parent)
         wait_until(
             lambda: len(events(self.folder, "start")) > stays or process.poll() is not None,
             f"stay {stays + 1} to start",
         )
-        time.sleep(self.moments.uniform(0, self.undisturbed.training_seconds))
+        points = events(self.folder, "train")
+        aim = self.moments.uniform(points[-1]["step"] if points else 0, STEPS)
+        wait_until(
+            lambda: process.poll() is not None or any(p["step"] >= aim - 5 for p in events(self.folder, "train")),
+            f"step {aim:.0f}",
+        )
+        # Up to the time of ten steps, so that it is anywhere between two points of the curve, or in what comes last.
+        time.sleep(self.moments.uniform(0, self.undisturbed.training_seconds * 10 / STEPS))
         return process
 
 

@@ -96,7 +96,7 @@ def test_every_command_of_the_manual_is_there():
     "words, message",
     [
         (["show", "addnist_cn"], "there is no job named 'addnist_cn'; did you mean 'addnist_cnn'?"),
-        (["show", "missing.py"], "missing.py does not exist"),
+        (["show", "missing.py"], "'missing.py' does not exist"),
         (
             ["show", "addnist_cnn", "optim.learning_rat=1"],
             "unknown key 'optim.learning_rat'; did you mean 'optim.learning_rate'?",
