@@ -5,16 +5,16 @@ import sys
 from pathlib import Path
 
 from hpcvision.errors import UserError
-from hpcvision.launch.job import TrainJob
+from hpcvision.launch.job import TrainJob, end_process
 from hpcvision.stopping import StopRequest
 
 
 def main() -> int:
     """Train; the words of a failure are in FAILED.txt or in a pipe, and whoever started this process shows them."""
     # A wish to stop that comes when the last step is done comes too late: what is left is shorter than a restart.
-    heard = [number for number in StopRequest.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, lambda *_: None)
+    for number in StopRequest.SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     try:
         TrainJob(sys.argv[1])()
     except UserError as error:
@@ -23,12 +23,9 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    finally:
-        for number in heard:  # any other handler Python itself exchanges, when it ends, for the one that kills
-            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
 if __name__ == "__main__":
     assert Path(sys.argv[1]).is_dir(), f"{sys.argv[1]} is made by the launcher"
-    sys.exit(main())
+    end_process(main())
