@@ -122,9 +122,9 @@ def failure(rundir: RunDir, rank: int, code: int, piped: str) -> UserError:
     """What the user is told: the words of the rank that failed first, its traceback printed before."""
     if code < 0:
         # The others only failed because this one was gone, and it could not write itself.
-        how = f"ended by {signal.Signals(-code).name}"
-        why = " from outside; the system does so when memory runs out" if -code == signal.SIGKILL else "; see its output"
-        text = f"rank {rank}: {how}{why}. The same command goes on from the last checkpoint"
+        why = " from outside; the system does so when memory runs out" if -code == signal.SIGKILL else "; see its log"
+        name = signal.Signals(-code).name
+        text = f"rank {rank}: ended by {name}{why}. The same command goes on from the last checkpoint"
         with contextlib.suppress(OSError):
             rundir.failure.write_text(f"{text}\n")
     elif piped:  # a rank that can write no file was first: the others could only fail because of it
