@@ -18,15 +18,15 @@ class AddNISTCNN(nn.Module):
         hidden = scaled(64, config.width)
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(channels):
-            if layers:
-                layers.append(nn.MaxPool2d(2))
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+            # ReLU after max-pool: the same function as the paper's order for a quarter of the work.
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+        del layers[-2]  # no max-pool after the last convolution
         self.features = nn.Sequential(*layers)
         pooled = config.image_size // 8
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(channels[-1] * pooled * pooled, hidden),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Linear(hidden, config.num_classes),
         )
 

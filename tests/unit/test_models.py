@@ -154,6 +154,13 @@ def test_the_layer_table_gives_the_share_of_the_three_separable_layers_only():
     assert shares == wanted
 
 
+def assert_same_function(ours, wanted, weights):
+    """Same values, and the same gradients of a sum of their squares."""
+    torch.testing.assert_close(ours, wanted)
+    gradients = [torch.autograd.grad(values.square().sum(), weights) for values in (ours, wanted)]
+    torch.testing.assert_close(*gradients)
+
+
 def plain_baby_mobilenet(weights, images, *, training):
     """Paper A, figure 1: ReLU before max-pool; dropout off."""
 
@@ -186,8 +193,10 @@ def test_baby_mobilenet_is_the_function_of_the_paper(training):
         if name.endswith("running_var"):
             tensor.abs_().add_(0.1)
     images = torch.randn(4, 3, 32, 32, generator=stream).double()
-    wanted = plain_baby_mobilenet(copy.deepcopy(model.state_dict()), images, training=training)
-    torch.testing.assert_close(model(images), wanted)
+    statistics = copy.deepcopy(dict(model.named_buffers()))
+    weights = dict(model.named_parameters())
+    wanted = plain_baby_mobilenet(weights | statistics, images, training=training)
+    assert_same_function(model(images), wanted, list(weights.values()))
 
 
 def test_dropout_acts_in_training_only():
@@ -208,7 +217,7 @@ def test_addnist_cnn_is_the_function_of_the_paper():
         if layer < 3:
             values = functional.max_pool2d(values, 2)
     hidden = (values.flatten(1) @ weights[8].T + weights[9]).relu()
-    torch.testing.assert_close(model(images), hidden @ weights[10].T + weights[11])
+    assert_same_function(model(images), hidden @ weights[10].T + weights[11], weights)
 
 
 def test_every_model_has_its_configuration_and_every_configuration_its_model():
