@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from hpcvision.config import BabyMobileNetConfig
-from hpcvision.models.layers import DepthwiseSeparable, scaled
+from hpcvision.models.layers import DepthwiseSeparable, scaled, spatial_mean
 
 
 class BabyMobileNet(nn.Module):
@@ -31,5 +31,5 @@ class BabyMobileNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch of normalised images."""
-        logits: torch.Tensor = self.classifier(self.blocks(self.stem(images)).mean(dim=(2, 3)))
+        logits: torch.Tensor = self.classifier(spatial_mean(self.blocks(self.stem(images))))
         return logits

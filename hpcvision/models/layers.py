@@ -1,11 +1,23 @@
 """Layers that more than one model uses."""
 
+import torch
 from torch import nn
 
 
 def scaled(channels: int, width: float) -> int:
     """`channels` times `width`, to the nearest whole number and at least 1."""
     return max(1, round(channels * width))
+
+
+def spatial_mean(values: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B, C), the mean over the pixels.
+
+    For channels_last as a mean over one axis: the gradient of a mean over two comes back in the other memory format,
+    and a ReLU and BatchNorm behind it then take 15.3 ms instead of 5.9 (256 x 120 x 8 x 8, bf16, one thread of a Xeon).
+    """
+    if values.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+    return values.mean((2, 3))
 
 
 class DepthwiseSeparable(nn.Sequential):

@@ -29,7 +29,7 @@ from hpcvision.models.counting import (
     parameters_of,
     widest_below,
 )
-from hpcvision.models.layers import DepthwiseSeparable, scaled
+from hpcvision.models.layers import DepthwiseSeparable, scaled, spatial_mean
 
 EVERY = [config() for config in MODEL_CONFIGS]
 
@@ -183,8 +183,9 @@ def plain_baby_mobilenet(weights, images, *, training):
     return images.mean((2, 3)) @ weights["classifier.weight"].T + weights["classifier.bias"]
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("training", [True, False])
-def test_baby_mobilenet_is_the_function_of_the_paper(training):
+def test_baby_mobilenet_is_the_function_of_the_paper(training, memory_format):
     stream = torch.Generator().manual_seed(0)
     model = build_model(BabyMobileNetConfig(dropout=0)).double().train(training)
     for name, tensor in model.state_dict().items():
@@ -196,7 +197,17 @@ def test_baby_mobilenet_is_the_function_of_the_paper(training):
     statistics = copy.deepcopy(dict(model.named_buffers()))
     weights = dict(model.named_parameters())
     wanted = plain_baby_mobilenet(weights | statistics, images, training=training)
-    assert_same_function(model(images), wanted, list(weights.values()))
+    ours = model.to(memory_format=memory_format)(images.to(memory_format=memory_format))
+    assert_same_function(ours, wanted, list(weights.values()))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_the_mean_over_pixels_keeps_the_memory_format(memory_format):
+    values = torch.randn(2, 5, 4, 3).to(memory_format=memory_format).requires_grad_()
+    means = spatial_mean(values)
+    torch.testing.assert_close(means, values.detach().mean((2, 3)))
+    (gradient,) = torch.autograd.grad(means.square().sum(), values)
+    assert gradient.is_contiguous(memory_format=memory_format)
 
 
 def test_dropout_acts_in_training_only():
