@@ -194,5 +194,6 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.secho(f"hpcvision: {error}", fg="red" if sys.stderr.isatty() else None, err=True)
+        line = str(error).replace("\n", "\\n")  # of a path or a value, which may hold anything
+        typer.secho(f"hpcvision: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
         sys.exit(error.exit_code)

@@ -54,7 +54,11 @@ def load_file(path: Path) -> ModuleType:
     # its length, for the old one.
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    try:
+        code = compile(path.read_bytes(), str(path), "exec")
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
+    exec(code, module.__dict__)
     return module
 
 

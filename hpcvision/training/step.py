@@ -46,7 +46,11 @@ class Step:
             self.capture()
         self.hand_over()
         # Dropout draws from torch's global state: set from the step, it needs no saving, and ranks drop differently.
-        torch.manual_seed(stream_seed(config.seed, "dropout", state.step, self.rank.index))
+        # Not torch.manual_seed: where no GPU was used yet it takes 0.5 ms and keeps three stack traces at every call.
+        seed = stream_seed(config.seed, "dropout", state.step, self.rank.index)
+        torch.default_generator.manual_seed(seed)
+        if self.rank.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         if self.graph:
             self.graph.replay()
         else:

@@ -77,6 +77,22 @@ def test_a_job_that_does_not_exist_is_one_line_whatever_its_name(mistaken, job: 
     assert files_below(runs) == before
 
 
+def test_a_job_file_with_a_syntax_error_is_one_line_with_its_place(mistaken, tmp_path: Path) -> None:
+    runs, before = mistaken
+    job = tmp_path / "broken.py"
+    job.write_text("from hpcvision.config import *\n\ndef config(:\n")
+    assert refusal(hpcvision("train", job, runs=runs)).startswith(f"hpcvision: {job}, line 3: ")
+    assert files_below(runs) == before
+
+
+def test_a_path_with_a_newline_is_told_in_one_line(mistaken, jobs: dict[str, Path], tmp_path: Path) -> None:
+    runs, _ = mistaken
+    place = tmp_path / "no\nfolder"
+    place.touch()
+    said = refusal(hpcvision("train", jobs["tiny"], "--runs", place, runs=runs))
+    assert r"no\nfolder" in said
+
+
 # --- data files ---
 
 
