@@ -10,7 +10,7 @@ from statistics import median
 import measuring
 import torch
 
-from hpcvision.config.run import AugmentConfig
+from hpcvision.config.data import AugmentConfig
 from hpcvision.data.augment import augment, draw
 from hpcvision.seeding import generator
 

@@ -1,21 +1,21 @@
 """Every part of a run as frozen objects; everything else follows from one RunConfig."""
 
 from hpcvision.config.caps import CAPS, Cap, check_parameters, check_steps
+from hpcvision.config.data import SOURCE_SHAPES, AugmentConfig, DataConfig
 from hpcvision.config.frozen import Frozen
 from hpcvision.config.models import (
     MODEL_CONFIGS,
     AddNISTCNNConfig,
     BabyMobileNetConfig,
     ConvNextUNetConfig,
+    DenoiserConfig,
     ModelConfig,
+    ResidualUNetConfig,
 )
 from hpcvision.config.overrides import apply, parse
 from hpcvision.config.run import (
-    SOURCE_SHAPES,
-    AugmentConfig,
     CadenceConfig,
     ClassifyConfig,
-    DataConfig,
     DiffuseConfig,
     EmaConfig,
     OptimConfig,
@@ -39,11 +39,13 @@ __all__ = [
     "ClassifyConfig",
     "ConvNextUNetConfig",
     "DataConfig",
+    "DenoiserConfig",
     "DiffuseConfig",
     "EmaConfig",
     "Frozen",
     "ModelConfig",
     "OptimConfig",
+    "ResidualUNetConfig",
     "RunConfig",
     "SampleConfig",
     "TaskConfig",

@@ -45,6 +45,20 @@ class ConvNextUNetConfig(Frozen):
     """Number of class labels."""
 
 
-DenoiserConfig = ConvNextUNetConfig
-ModelConfig = Annotated[BabyMobileNetConfig | AddNISTCNNConfig | ConvNextUNetConfig, Field(discriminator="kind")]
-MODEL_CONFIGS = (BabyMobileNetConfig, AddNISTCNNConfig, ConvNextUNetConfig)
+class ResidualUNetConfig(Frozen):
+    """The residual U-Net of paper B: 948,856 parameters at width 1."""
+
+    kind: Literal["residual_unet"] = "residual_unet"
+    width: float = Field(1.0, gt=0)
+    """Factor on every channel count, each rounded to a multiple of 8, at least 8; the embedding keeps its size."""
+    image_size: int = Field(32, ge=4, multiple_of=4)
+    """Side of the square image, pixels."""
+    num_classes: int = Field(100, ge=2)
+    """Number of class labels."""
+
+
+DenoiserConfig = ConvNextUNetConfig | ResidualUNetConfig
+ModelConfig = Annotated[
+    BabyMobileNetConfig | AddNISTCNNConfig | ConvNextUNetConfig | ResidualUNetConfig, Field(discriminator="kind")
+]
+MODEL_CONFIGS = (BabyMobileNetConfig, AddNISTCNNConfig, ConvNextUNetConfig, ResidualUNetConfig)

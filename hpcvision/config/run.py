@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from hpcvision.config.caps import check_steps
+from hpcvision.config.data import SOURCE_SHAPES, DataConfig
 from hpcvision.config.frozen import Frozen
 from hpcvision.config.models import DenoiserConfig, ModelConfig
 from hpcvision.errors import UserError
@@ -14,72 +15,17 @@ from hpcvision.errors import UserError
 Precision = Literal["fp32", "bf16", "fp16"]
 BatchNorm = Literal["per_process", "synchronized"]
 Weights = Literal["raw", "ema"]
+Prediction = Literal["epsilon", "x0", "v"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields that came after runs had been made, with the value that is what those runs did. At that value a field is left
 # out of the fingerprint, so that a new field renames no run of the past.
-ADDED_LATER = {("train", "batch_norm"): "per_process", ("train", "cuda_graph"): True}
-
-# (side in pixels, classes) of the images of a source; `synthetic` draws whichever of these the model reads.
-SOURCE_SHAPES = {"cifar100": (32, 100), "addnist": (28, 20)}
-
-
-class AugmentConfig(Frozen):
-    """Batched augmentation, in this order, with parameters of its own for every image; 0 turns an operation off."""
-
-    crop_padding: int = Field(0, ge=0)
-    """Random crop: pad every side by this many pixels, cut back at a random whole-pixel offset."""
-    padding_mode: Literal["zeros", "reflection"] = "zeros"
-    """What lies outside the image for crop, rotation, scale, shift and shear."""
-    flip: bool = False
-    """Mirror half of the images left to right."""
-    rotation_degrees: float = Field(0.0, ge=0, le=180)
-    """Rotation, uniform in +- this many degrees."""
-    scale: float = Field(0.0, ge=0, lt=1)
-    """Zoom, uniform in 1 +- this."""
-    shift_pixels: float = Field(0.0, ge=0)
-    """Sub-pixel shift along each axis, uniform in +- this many pixels."""
-    shear: float = Field(0.0, ge=0, lt=1)
-    """Horizontal shear, uniform in +- this (pixels of x per pixel of y)."""
-    per_channel: bool = False
-    """Every colour channel draws its own rotation, scale, shift and shear (AddNIST: one digit per channel)."""
-    brightness: float = Field(0.0, ge=0, le=1)
-    """Brightness factor, uniform in 1 +- this."""
-    contrast: float = Field(0.0, ge=0, le=1)
-    """Contrast factor, uniform in 1 +- this."""
-    saturation: float = Field(0.0, ge=0, le=1)
-    """Saturation factor, uniform in 1 +- this."""
-    hue: float = Field(0.0, ge=0, le=0.5)
-    """Hue shift, uniform in +- this fraction of a full turn."""
-    blur_probability: float = Field(0.0, ge=0, le=1)
-    """Share of the images that a 3x3 Gaussian blurs."""
-    blur_sigma: tuple[float, float] = (0.1, 1.0)
-    """Standard deviation of the blur, uniform between these, pixels."""
-    erasing_probability: float = Field(0.0, ge=0, le=1)
-    """Share of the images in which a rectangle is set to the data set's mean colour, after normalisation."""
-    erasing_area: tuple[float, float] = (0.02, 0.33)
-    """Area of the erased rectangle, uniform between these fractions of the image."""
-
-    @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        for name in ("blur_sigma", "erasing_area"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"data.augmentation.{name}={low},{high} must be two increasing numbers above 0")
-        return self
-
-
-class DataConfig(Frozen):
-    """Which images, how they are varied, and which of them are held out."""
-
-    source: Literal["cifar100", "addnist", "synthetic"] = "cifar100"
-    """`synthetic` is drawn by hpcvision itself, needs no download, and takes the shape that the model reads."""
-    augmentation: AugmentConfig = AugmentConfig()
-    """Applied to training images only."""
-    train_on: Literal["train", "train+validation"] = "train"
-    """`train+validation` trains on the held-out images too, for a final run whose settings are already chosen."""
-    validation_seed: int = 0
-    """Which CIFAR-100 training images are cut off for validation; AddNIST has its own validation file."""
+ADDED_LATER = {
+    ("train", "batch_norm"): "per_process",
+    ("train", "cuda_graph"): True,
+    ("task", "prediction"): "epsilon",
+    ("task", "min_snr_gamma"): None,
+}
 
 
 class ClassifyConfig(Frozen):
@@ -91,13 +37,17 @@ class ClassifyConfig(Frozen):
 
 
 class DiffuseConfig(Frozen):
-    """Predict the noise in a noised image, given its class (Ho et al. 2020)."""
+    """Find the noise in a noised image, given its class (Ho et al. 2020)."""
 
     kind: Literal["diffuse"] = "diffuse"
     timesteps: int = Field(1000, ge=2)
     """Number of noise levels of the forward process."""
     noise_schedule: Literal["linear", "cosine"] = "linear"
     """How the variance grows with the timestep."""
+    prediction: Prediction = "epsilon"
+    """What the network says: the noise, the clean image, or the velocity v between them (Salimans & Ho 2022)."""
+    min_snr_gamma: float | None = Field(None, gt=0)
+    """Weight the squared error by timestep as min-SNR does (Hang et al. 2023, who take 5); None: no weight."""
     label_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the training images shown without their label (classifier-free guidance)."""
 
@@ -251,6 +201,11 @@ class RunConfig(Frozen):
             raise ValueError("data.augmentation.flip=true would mirror digits; AddNIST gets no flip")
         if self.task.kind == "diffuse" and self.sample.steps > self.task.timesteps:
             raise ValueError(f"sample.steps={self.sample.steps} is more than task.timesteps={self.task.timesteps}")
+        if self.task.kind == "diffuse" and self.task.label_dropout == 0 and self.sample.guidance_scale != 1:
+            raise ValueError(
+                f"sample.guidance_scale={self.sample.guidance_scale} needs a model that has also seen images without "
+                "their label; set task.label_dropout above 0 (0.1 is usual), or sample.guidance_scale=1"
+            )
         if self.ema.headline == "ema" and self.ema.beta == 0:
             raise ValueError("ema.headline=ema needs ema.beta above 0")
         return self
@@ -260,7 +215,7 @@ class RunConfig(Frozen):
         """12 hexadecimal digits of the SHA-256 of the configuration without `name`, `cadence` and `ADDED_LATER`."""
         science = self.model_dump(mode="json", exclude={"name", "cadence"})
         for (part, field), value in ADDED_LATER.items():
-            if science[part][field] == value:
+            if field in science[part] and science[part][field] == value:
                 del science[part][field]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpcvision.config.run import SOURCE_SHAPES, DataConfig
+from hpcvision.config.data import SOURCE_SHAPES, DataConfig
 from hpcvision.data import addnist, cifar100, synthetic
 from hpcvision.data.splits import SPLIT_NAMES, Split, SplitName, concatenate, data_folder, fetch_command
 from hpcvision.errors import UserError

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpcvision.config.run import AugmentConfig
+from hpcvision.config.data import AugmentConfig
 
 # Rec. 601 luma. torchvision rounds the first to 0.2989; these add up to 1, so grey stays exactly grey.
 GREY = (0.299, 0.587, 0.114)

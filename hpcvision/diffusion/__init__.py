@@ -2,7 +2,7 @@
 
 from hpcvision.diffusion.guidance import guided
 from hpcvision.diffusion.interpolate import linear, slerp
-from hpcvision.diffusion.loss import add_noise, drop_labels, noise_prediction_loss
+from hpcvision.diffusion.loss import add_noise, as_noise, denoising_loss, drop_labels
 from hpcvision.diffusion.noise import image_noise, image_step_noise
 from hpcvision.diffusion.samplers import SAMPLERS
 from hpcvision.diffusion.schedule import alpha_bar
@@ -11,11 +11,12 @@ __all__ = [
     "SAMPLERS",
     "add_noise",
     "alpha_bar",
+    "as_noise",
+    "denoising_loss",
     "drop_labels",
     "guided",
     "image_noise",
     "image_step_noise",
     "linear",
-    "noise_prediction_loss",
     "slerp",
 ]

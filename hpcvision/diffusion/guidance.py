@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from hpcvision.diffusion.loss import NO_LABEL, Denoiser
-from hpcvision.diffusion.samplers import PredictNoise
+from hpcvision.diffusion.loss import NO_LABEL, Denoiser, PredictNoise
 
 
 def guided(model: Denoiser, labels: Tensor, scale: float) -> PredictNoise:

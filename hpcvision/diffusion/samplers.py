@@ -1,18 +1,16 @@
 """From noise to images: the reverse process, with any function that predicts the noise."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from hpcvision.diffusion.loss import PredictNoise
 from hpcvision.diffusion.noise import StepNoise
 from hpcvision.errors import UserError
-
-PredictNoise = Callable[[Tensor, Tensor], Tensor]
-"""(noised images (B, C, H, W), timesteps (B,) int64) -> the noise in them; label and guidance are bound already."""
 
 
 class Sampler(Protocol):
@@ -78,8 +76,9 @@ def _walk_back(
     for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
         a, a_next = table[timestep], 1.0 if following is None else table[following]
         all_timesteps = torch.full((len(x),), timestep, device=x.device, dtype=torch.int64)
-        epsilon = predict_noise(x, all_timesteps).to(x.dtype)
-        clean = ((x - math.sqrt(1 - a) * epsilon) / math.sqrt(a)).clamp(-1, 1)
+        epsilon = predict_noise(x, all_timesteps)
+        epsilon = epsilon.to(torch.promote_types(epsilon.dtype, x.dtype))  # half precision up, float64 stays
+        clean = ((x - math.sqrt(1 - a) * epsilon) / math.sqrt(a)).clamp(-1, 1).to(x.dtype)
         if following is None:
             return clean
         # Clipping changed the clean image, so the noise has to follow: together they are still x.

@@ -10,12 +10,14 @@ from hpcvision.config import ModelConfig
 from hpcvision.models.addnist_cnn import AddNISTCNN
 from hpcvision.models.baby_mobilenet import BabyMobileNet
 from hpcvision.models.convnext_unet import ConvNextUNet
+from hpcvision.models.residual_unet import ResidualUNet
 from hpcvision.seeding import stream_seed
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "baby_mobilenet": BabyMobileNet,
     "addnist_cnn": AddNISTCNN,
     "convnext_unet": ConvNextUNet,
+    "residual_unet": ResidualUNet,
 }
 
 

@@ -1,13 +1,11 @@
 """The ConvNeXt U-Net of paper A: predicts the noise in a noised image, given its timestep and perhaps its label."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpcvision.config.models import ConvNextUNetConfig
-from hpcvision.models.layers import DepthwiseSeparable
+from hpcvision.models.layers import DepthwiseSeparable, embed_labels, sinusoid
 
 SINUSOID_SIZE = 32
 EMBEDDING_SIZE = 128
@@ -51,7 +49,8 @@ class ConvNextUNet(nn.Module):
         images: (B, 3, S, S) float, noised;  timesteps: (B,) int64 in [0, T);  labels: (B,) int64, -1 or None for no
         label, which adds nothing to the embedding.
         """
-        embedding = F.gelu(self._embed(timesteps, labels))
+        times = self.time_embedding(sinusoid(timesteps, SINUSOID_SIZE, spacings=SINUSOID_SIZE // 2 - 1))
+        embedding = F.gelu(times + embed_labels(self.label_embedding, labels, timesteps))
         full = self.down_full(self.stem(images), embedding)
         half = self.down_half(self.shrink_full(full), embedding)
         quarter = self.down_quarter(self.shrink_half(half), embedding)
@@ -61,15 +60,6 @@ class ConvNextUNet(nn.Module):
         # As in the code that the paper cites, nothing reads the full-size skip.
         noise: Tensor = self.head(self.final_block(features))
         return noise
-
-    def _embed(self, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        if labels is None:
-            labels = torch.full_like(timesteps, -1)
-        # Masked rather than skipped, so that the table always has a gradient; DDP waits for one of every parameter.
-        has_label = (labels >= 0).unsqueeze(1)
-        label_part = self.label_embedding(labels.clamp(min=0)) * has_label
-        embedding: Tensor = self.time_embedding(sinusoid(timesteps)) + label_part
-        return embedding
 
 
 class Stage(nn.Module):
@@ -148,17 +138,6 @@ class FullAttention(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value).transpose(2, 3)
         result: Tensor = features + self.project_out(_merge(attended, features))
         return result
-
-
-def sinusoid(timesteps: Tensor) -> Tensor:
-    """(B, 32) float32: 16 sines, then 16 cosines, at frequencies from 1 down to 1/10000; timesteps: (B,) int64.
-
-    Vaswani et al. 2017 (section 3.5), in the form of the DDPM code of Ho et al. 2020.
-    """
-    count = SINUSOID_SIZE // 2
-    steps = torch.arange(count, device=timesteps.device, dtype=torch.float32)
-    angles = timesteps.float().unsqueeze(1) * torch.exp(-steps * (math.log(10_000) / (count - 1)))
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpcvision.config import CAPS, ModelConfig, RunConfig, check_parameters
+from hpcvision.config import CAPS, DenoiserConfig, ModelConfig, RunConfig, check_parameters
 from hpcvision.models import build_model
 from hpcvision.models.layers import DepthwiseSeparable
 
@@ -58,7 +58,7 @@ def check_cap(config: RunConfig) -> int:
 def example_inputs(config: ModelConfig, batch: int, device: str) -> tuple[torch.Tensor, ...]:
     """Zeros of the shapes that the model's forward takes."""
     images = torch.zeros(batch, 3, config.image_size, config.image_size, device=device)
-    if config.kind == "convnext_unet":
+    if isinstance(config, DenoiserConfig):
         return images, *(torch.zeros(batch, dtype=torch.long, device=device) for _ in range(2))
     return (images,)
 

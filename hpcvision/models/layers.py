@@ -1,7 +1,9 @@
 """Layers that more than one model uses."""
 
+import math
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def scaled(channels: int, width: float) -> int:
@@ -9,7 +11,7 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def spatial_mean(values: torch.Tensor) -> torch.Tensor:
+def spatial_mean(values: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C), the mean over the pixels.
 
     For channels_last as a mean over one axis: the gradient of a mean over two comes back in the other memory format,
@@ -18,6 +20,28 @@ def spatial_mean(values: torch.Tensor) -> torch.Tensor:
     if values.is_contiguous(memory_format=torch.channels_last):
         return values.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
     return values.mean((2, 3))
+
+
+def sinusoid(timesteps: Tensor, size: int, *, spacings: int) -> Tensor:
+    """(B, size) float32: sines, then cosines, at frequencies that fall from 1 to 1/10000 in so many equal factors.
+
+    timesteps: (B,) int64. Vaswani et al. 2017 (section 3.5); with size / 2 - 1 spacings the last frequency is 1/10000
+    itself, as in the DDPM code of Ho et al. 2020, with size / 2 the factor before it, as in the paper.
+    """
+    steps = torch.arange(size // 2, device=timesteps.device, dtype=torch.float32)
+    angles = timesteps.float().unsqueeze(1) * torch.exp(-steps * (math.log(10_000) / spacings))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def embed_labels(table: nn.Embedding, labels: Tensor | None, timesteps: Tensor) -> Tensor:
+    """(B, size of the table's rows): the row of every label, zeros for -1; labels None is -1 for all timesteps.
+
+    Masked rather than skipped, so that the table always has a gradient; DDP waits for one of every parameter.
+    """
+    if labels is None:
+        labels = torch.full_like(timesteps, -1)
+    rows: Tensor = table(labels.clamp(min=0)) * (labels >= 0).unsqueeze(1)
+    return rows
 
 
 class DepthwiseSeparable(nn.Sequential):

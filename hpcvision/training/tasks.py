@@ -5,6 +5,7 @@ on any number of processes and after any resume.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,7 +137,7 @@ class Classify:
 
 
 class Diffuse:
-    """Predict the noise in noised images (Ho et al. 2020), with the label left out now and then."""
+    """Find the noise in noised images (Ho et al. 2020), with the label left out now and then."""
 
     metric_names: tuple[str, ...] = ()
 
@@ -149,6 +150,12 @@ class Diffuse:
         self.batches = Batches(config, rank)
         self.inputs = self.batches.inputs
         self.alpha_bars = diffusion.alpha_bar(config.task).to(rank.device)
+        self.losses = partial(
+            diffusion.denoising_loss,
+            alpha_bars=self.alpha_bars,
+            prediction=config.task.prediction,
+            min_snr_gamma=config.task.min_snr_gamma,
+        )
 
     def draw(self, step: int) -> dict[str, torch.Tensor]:
         """Also the timesteps, the noise, and the numbers that decide whose label is left out."""
@@ -162,20 +169,18 @@ class Diffuse:
         }
 
     def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared error of the noise; sums: loss, count."""
+        """Mean squared error of the prediction; sums: loss, count."""
         images, labels = self.batches.local(drawn)
         labels = diffusion.drop_labels(labels, drawn["label_uniform"], self.task.label_dropout)
         timesteps, noise = drawn["timesteps"], drawn["noise"]
         with autocast(self.precision, self.rank.device):
-            losses = diffusion.noise_prediction_loss(
-                model, images, labels=labels, timesteps=timesteps, noise=noise, alpha_bars=self.alpha_bars
-            )
+            losses = self.losses(model, images, labels=labels, timesteps=timesteps, noise=noise)
         sums = torch.stack([losses.detach().double().sum(), losses.new_full((), len(losses), dtype=torch.float64)])
         return losses.mean(), sums
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: data.SplitName) -> Evaluation:
-        """loss: error of the predicted noise, at one fixed timestep and noise per image, the same in every run."""
+        """loss: error of the prediction, at one fixed timestep and noise per image, the same in every run."""
         images, labels = self.batches.split(split)
         total = torch.zeros(2, dtype=torch.float64, device=self.rank.device)
         chunks = torch.arange(len(labels)).split(EVALUATION_BATCH)
@@ -186,13 +191,8 @@ class Diffuse:
             noise = torch.randn(len(chosen), *images.shape[1:], generator=stream).to(self.rank.device)
             clean = normalise(images[chosen], mean=self.batches.mean, std=self.batches.std)
             with autocast(self.precision, self.rank.device):
-                losses = diffusion.noise_prediction_loss(
-                    model,
-                    self.batches.layout(clean),
-                    labels=labels[chosen],
-                    timesteps=timesteps,
-                    noise=noise,
-                    alpha_bars=self.alpha_bars,
+                losses = self.losses(
+                    model, self.batches.layout(clean), labels=labels[chosen], timesteps=timesteps, noise=noise
                 )
             total += torch.stack([losses.double().sum(), losses.new_full((), len(losses), dtype=torch.float64)])
         self.rank.sum(total)
@@ -245,7 +245,11 @@ class Diffuse:
             with autocast(self.precision, device):
                 step_seeds = [seeds[i] for i in chosen.tolist()]
                 drawn = diffusion.SAMPLERS[sampler](
-                    diffusion.guided(model, labels[chosen].to(device), settings.guidance_scale),
+                    diffusion.as_noise(
+                        diffusion.guided(model, labels[chosen].to(device), settings.guidance_scale),
+                        self.alpha_bars,
+                        self.task.prediction,
+                    ),
                     self.batches.layout(noise[chosen].to(device)),
                     self.alpha_bars,
                     steps=settings.steps,

@@ -15,7 +15,7 @@ import torch
 from real_processes import cut, files_below, flip, hpcvision, refusal
 
 from hpcvision import data
-from hpcvision.config.run import SOURCE_SHAPES, DataConfig
+from hpcvision.config.data import SOURCE_SHAPES, DataConfig
 from hpcvision.data.splits import Split, save_prepared
 
 # --- settings ---

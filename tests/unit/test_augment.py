@@ -8,7 +8,7 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from hpcvision.config.run import AugmentConfig
+from hpcvision.config.data import AugmentConfig
 from hpcvision.data.augment import Parameters, augment, draw, normalise, parameters_of, uniforms
 from hpcvision.seeding import generator
 

@@ -16,6 +16,7 @@ from hpcvision.config import (
     DataConfig,
     DiffuseConfig,
     EmaConfig,
+    ResidualUNetConfig,
     RunConfig,
     SampleConfig,
     TrainConfig,
@@ -40,6 +41,8 @@ OTHER_VALUES = {
     "data.augmentation.erasing_area": [0.03, 0.33],
     "data.train_on": "train+validation",
     "task.noise_schedule": "cosine",
+    "task.prediction": "v",
+    "task.min_snr_gamma": 5.0,
     "train.precision": "bf16",
     "train.batch_norm": "synchronized",
     "optim.optimizer": "sgd",
@@ -209,6 +212,8 @@ def test_the_fingerprint_is_the_sha256_of_the_sorted_settings_without_name_and_c
     # Fields that came later, at the value that changes nothing.
     assert settings["train"].pop("batch_norm") == "per_process"
     assert settings["train"].pop("cuda_graph") is True
+    assert settings["task"].pop("prediction") == "epsilon"
+    assert settings["task"].pop("min_snr_gamma") is None
     assert GENERATOR.fingerprint == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -294,6 +299,14 @@ DREAM = {"model": ConvNextUNetConfig(), "task": DiffuseConfig(timesteps=20)}
         ({"model": AddNISTCNNConfig()}, "data.source=cifar100 has 32x32 images of 100 classes, but the model reads 28"),
         ({"model": BabyMobileNetConfig(num_classes=20), "data": DataConfig(source="synthetic")}, "not (32, 20)"),
         (DREAM, "sample.steps=50 is more than task.timesteps=20"),
+        (
+            {
+                "model": ResidualUNetConfig(),
+                "task": DiffuseConfig(label_dropout=0),
+                "sample": SampleConfig(guidance_scale=2),
+            },
+            "sample.guidance_scale=2.0 needs a model that has also seen images without their label; set task.label_",
+        ),
         ({"model": ConvNextUNetConfig()}, "model.kind=convnext_unet cannot do task.kind=classify"),
         ({"model": BabyMobileNetConfig(), "task": DiffuseConfig()}, "cannot do task.kind=diffuse"),
         ({"model": BabyMobileNetConfig(), "ema": EmaConfig(beta=0, headline="ema")}, "needs ema.beta above 0"),

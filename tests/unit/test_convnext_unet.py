@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpcvision.config.models import ConvNextUNetConfig
-from hpcvision.models.convnext_unet import ConvNextUNet, FullAttention, LinearAttention, sinusoid
+from hpcvision.models.convnext_unet import ConvNextUNet, FullAttention, LinearAttention
+from hpcvision.models.layers import sinusoid
 
 TINY = ConvNextUNetConfig(width=0.1)
 
@@ -100,7 +101,7 @@ def test_every_parameter_gets_a_gradient(labelled):
 
 
 def test_the_sinusoid_is_16_sines_then_16_cosines():
-    row = sinusoid(torch.tensor([0, 777]))[1].double()
+    row = sinusoid(torch.tensor([0, 777]), 32, spacings=15)[1].double()
     for k in range(16):
         angle = 777 * math.exp(-k * math.log(10_000) / 15)
         assert row[k].item() == pytest.approx(math.sin(angle), abs=1e-4)

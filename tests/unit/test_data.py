@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hpcvision import data
-from hpcvision.config.run import DataConfig
+from hpcvision.config.data import DataConfig
 from hpcvision.data import addnist, cifar100, splits, synthetic
 from hpcvision.errors import UserError
 

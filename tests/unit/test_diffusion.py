@@ -10,7 +10,14 @@ from hpcvision.config.models import ConvNextUNetConfig
 from hpcvision.config.run import DiffuseConfig
 from hpcvision.diffusion.guidance import guided
 from hpcvision.diffusion.interpolate import linear, slerp
-from hpcvision.diffusion.loss import add_noise, drop_labels, noise_prediction_loss
+from hpcvision.diffusion.loss import (
+    add_noise,
+    as_noise,
+    denoising_loss,
+    drop_labels,
+    min_snr_weight,
+    prediction_target,
+)
 from hpcvision.diffusion.noise import image_noise, image_step_noise
 from hpcvision.diffusion.samplers import SAMPLERS, ddim, ddpm, sampling_timesteps
 from hpcvision.diffusion.schedule import alpha_bar
@@ -104,7 +111,7 @@ def test_the_loss_is_every_images_own_mean_squared_error():
     def model(x, t, y):
         return x * 0.5 + (t + y)[:, None, None, None] * 1e-3
 
-    losses = noise_prediction_loss(model, images, labels=labels, timesteps=timesteps, noise=noise, alpha_bars=LINEAR)
+    losses = denoising_loss(model, images, labels=labels, timesteps=timesteps, noise=noise, alpha_bars=LINEAR)
     for i in range(4):
         a = LINEAR[timesteps[i]].item()
         x = a**0.5 * images[i].double().numpy() + (1 - a) ** 0.5 * noise[i].double().numpy()
@@ -112,9 +119,78 @@ def test_the_loss_is_every_images_own_mean_squared_error():
         assert losses[i].item() == pytest.approx(((predicted - noise[i].numpy()) ** 2).mean(), rel=1e-5)
 
 
+PREDICTIONS = ("epsilon", "x0", "v")
+
+
+def test_the_velocity_is_the_derivative_of_the_noised_image_by_its_angle():
+    # Salimans & Ho 2022: x_phi = cos(phi) x0 + sin(phi) epsilon, v = d x_phi / d phi.
+    images, noise, angle = clean_images(1).double(), normal(1, *SHAPE).double(), torch.tensor([0.7]).double()
+    at, after = (phi.cos() * images + phi.sin() * noise for phi in (angle - 1e-6, angle + 1e-6))
+    velocity = prediction_target(images, noise, angle.cos().square(), "v")
+    torch.testing.assert_close(velocity, (after - at) / 2e-6, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("alpha_bars", [LINEAR, COSINE], ids=["linear", "cosine"])
+def test_the_noise_comes_back_from_each_prediction(alpha_bars, prediction):
+    timesteps = torch.tensor([1, 300, 900, 999])
+    images, noise, a = clean_images(4).double(), normal(4, *SHAPE).double(), alpha_bars[timesteps]
+    target = prediction_target(images, noise, a, prediction)
+    predict = as_noise(lambda _x, _t: target, alpha_bars, prediction)
+    torch.testing.assert_close(predict(add_noise(images, noise, a), timesteps), noise, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_network_that_knows_the_clean_image_samples_it_whatever_it_predicts(sampler, prediction):
+    clean = clean_images(2)
+    knows = knowing(clean, COSINE)
+
+    def predict(x, timesteps):
+        noise = knows(x.double(), timesteps).double()
+        return prediction_target(clean.double(), noise, COSINE[timesteps], prediction)
+
+    images = sampled(sampler, as_noise(predict, COSINE, prediction), [3, 4], steps=20, alpha_bars=COSINE)
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images, clean, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_makes_every_prediction_the_same_weighted_error_of_the_clean_image(gamma):
+    # One guess of the clean image, said in three ways.
+    timesteps = torch.tensor([0, 10, 200, 500, 900])
+    images, noise, a = clean_images(5).double(), normal(5, *SHAPE).double(), LINEAR[timesteps]
+    noised, guess = add_noise(images, noise, a), images + 0.1 * normal(5, *SHAPE, seed=3).double()
+    column = a[:, None, None, None]
+    guessed_noise = (noised - column.sqrt() * guess) / (1 - column).sqrt()
+    wanted = (a / (1 - a)).clamp(max=gamma) * (guess - images).square().mean((1, 2, 3))
+    for prediction in PREDICTIONS:
+        said = prediction_target(guess, guessed_noise, a, prediction)
+        losses = denoising_loss(
+            lambda _x, _t, _y, said=said: said,
+            images,
+            labels=None,
+            timesteps=timesteps,
+            noise=noise,
+            alpha_bars=LINEAR,
+            prediction=prediction,
+            min_snr_gamma=gamma,
+        )
+        torch.testing.assert_close(losses, wanted, rtol=1e-6, atol=0)
+
+
+def test_min_snr_weights_of_the_noise_are_1_until_the_ratio_exceeds_gamma():
+    weights = min_snr_weight(LINEAR, "epsilon", 5.0)
+    above = LINEAR / (1 - LINEAR) > 5
+    assert (weights[~above] == 1).all()
+    assert (weights[above] < 1).all()
+    assert above.any()
+    assert not above.all()
+
+
 def test_the_loss_of_a_half_precision_prediction_is_float32():
     noise = normal(2, *SHAPE)
-    losses = noise_prediction_loss(
+    losses = denoising_loss(
         lambda x, _t, _y: x.bfloat16(),
         clean_images(2),
         labels=None,

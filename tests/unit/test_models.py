@@ -15,6 +15,7 @@ from hpcvision.config import (
     BabyMobileNetConfig,
     ConvNextUNetConfig,
     DataConfig,
+    DenoiserConfig,
     DiffuseConfig,
     RunConfig,
 )
@@ -39,7 +40,7 @@ def kinds(config):
 
 
 def run_of(model, **fields):
-    task = {"task": DiffuseConfig()} if model.kind == "convnext_unet" else {}
+    task = {"task": DiffuseConfig()} if isinstance(model, DenoiserConfig) else {}
     source = "addnist" if model.num_classes == 20 else "cifar100"
     return RunConfig(name="x", model=model, data=DataConfig(source=source), **task, **fields)
 
@@ -240,7 +241,7 @@ def test_every_model_maps_the_shape_it_says(config):
     config = config.model_copy(update={"width": 0.1})
     output = build_model(config)(*example_inputs(config, 2, "cpu"))
     images = (2, 3, config.image_size, config.image_size)
-    assert output.shape == (images if config.kind == "convnext_unet" else (2, config.num_classes))
+    assert output.shape == (images if isinstance(config, DenoiserConfig) else (2, config.num_classes))
 
 
 @pytest.mark.parametrize("config", EVERY, ids=kinds)
@@ -283,7 +284,7 @@ def test_buffers_are_not_parameters():
 
 @pytest.mark.parametrize("config", EVERY, ids=kinds)
 def test_the_widest_model_that_fits_fits_and_the_next_thousandth_does_not(config):
-    cap = CAPS["diffuse" if config.kind == "convnext_unet" else "classify"].parameters
+    cap = CAPS["diffuse" if isinstance(config, DenoiserConfig) else "classify"].parameters
     widest = widest_below(config, cap)
     over = config.model_copy(update={"width": (round(1000 * widest) + 1) / 1000})
     assert parameters_of(config.model_copy(update={"width": widest})) < cap <= parameters_of(over)

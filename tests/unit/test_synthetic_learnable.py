@@ -3,8 +3,8 @@
 import torch
 
 from hpcvision import data
+from hpcvision.config.data import DataConfig
 from hpcvision.config.models import BabyMobileNetConfig
-from hpcvision.config.run import DataConfig
 from hpcvision.data.order import batch_indices
 from hpcvision.models import build_model
 
