@@ -146,10 +146,25 @@ def plot(
 
     Example: hpcvision plot runs/addnist_cnn-e8c82c433644 -o training.pdf
     """
-    from hpcvision.report.figures import training_graph
+    from hpcvision.report.figures import drawn_for_user, training_graph
 
     archive = file / "results.h5" if file.is_dir() else file
-    typer.echo(training_graph(archive, output or archive.with_name("training.png")))
+    typer.echo(drawn_for_user(training_graph, archive, output or archive.with_name("training.png")))
+
+
+@app.command()
+def gallery(
+    file: Annotated[Path, typer.Argument(help="A results.h5, or the folder of a run.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [samples.png beside].")] = None,
+) -> None:
+    """Draw all samples and interpolations of a diffusion model.
+
+    Example: hpcvision gallery runs/cifar100_ddpm_small-46cb9a9e2fb4 -o grid.png
+    """
+    from hpcvision.report.figures import drawn_for_user, samples_picture
+
+    archive = file / "results.h5" if file.is_dir() else file
+    typer.echo(drawn_for_user(samples_picture, archive, output or archive.with_name("samples.png")))
 
 
 @data_app.command("fetch")

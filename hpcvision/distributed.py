@@ -1,5 +1,6 @@
 """Processes of one run: who they are, how they meet, and what they exchange."""
 
+import atexit
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-de
 
 from hpcvision.errors import TrainingStopped
 from hpcvision.rundir import write_json
+from hpcvision.stopping import end_process
 
 MEETING_SECONDS = 120.0  # a rank that has not come by then is named in the error
 CONNECT_SECONDS = 5.0  # one try; a stale announcement must not use up the time for the meeting
@@ -143,9 +145,12 @@ def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECOND
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Leave the process group, if there is one; one of several processes then ends as `end_process` does."""
+    if not dist.is_initialized():
+        return
+    if dist.get_world_size() > 1:
+        atexit.register(end_process)
+    dist.destroy_process_group()
 
 
 def choose_device(place: Place) -> torch.device:

@@ -1,6 +1,8 @@
-"""When a process stops before its last step: it was asked to, or its time is over. Imports no torch, to be early."""
+"""When a process stops before its last step, and how it ends. Imports no torch, to be early."""
 
+import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -54,3 +56,14 @@ class StopRequest:
     def reason(code: int) -> str:
         """The word for the step ledger."""
         return "deadline" if code == 1000 else signal.Signals(code).name
+
+
+def end_process(code: int = 0) -> None:
+    """End here and now, without taking the process apart: all files are closed, and only the output is in memory.
+
+    DDP keeps gloo's threads alive when the group is left (torch 2.15). They see the other processes go while the
+    libraries below them are being destroyed, and 1 of 20 runs that were stopped at their first steps ended in SIGABRT.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

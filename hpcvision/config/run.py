@@ -16,6 +16,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 BatchNorm = Literal["per_process", "synchronized"]
 Weights = Literal["raw", "ema"]
 Prediction = Literal["epsilon", "x0", "v"]
+Variance = Literal["small", "large"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields that came after runs had been made, with the value that is what those runs did. At that value a field is left
@@ -25,6 +26,8 @@ ADDED_LATER = {
     ("train", "cuda_graph"): True,
     ("task", "prediction"): "epsilon",
     ("task", "min_snr_gamma"): None,
+    ("sample", "eta"): 0.0,
+    ("sample", "variance"): "small",
 }
 
 
@@ -139,10 +142,14 @@ class EmaConfig(Frozen):
 class SampleConfig(Frozen):
     """What a generator draws when it is finished; ignored by classifiers."""
 
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """ddim is deterministic (Song et al. 2021), ddpm ancestral (Ho et al. 2020)."""
+    sampler: Literal["ddim", "ddpm", "heun", "dpm_solver_2m"] = "ddim"
+    """ddim, heun and dpm_solver_2m are deterministic, the last two of second order; ddpm is ancestral."""
     steps: int = Field(50, ge=1)
     """Network evaluations per image."""
+    eta: float = Field(0.0, ge=0, le=1)
+    """ddim: how much noise is added at every step, from none to as much as ddpm adds."""
+    variance: Variance = "small"
+    """ddpm: of the added noise; beta tilde or beta of Ho et al. 2020."""
     guidance_scale: float = Field(1.0, ge=0)
     """Classifier-free guidance; 1 is the plain conditional model."""
     images: int = Field(64, ge=0)
@@ -201,6 +208,10 @@ class RunConfig(Frozen):
             raise ValueError("data.augmentation.flip=true would mirror digits; AddNIST gets no flip")
         if self.task.kind == "diffuse" and self.sample.steps > self.task.timesteps:
             raise ValueError(f"sample.steps={self.sample.steps} is more than task.timesteps={self.task.timesteps}")
+        if self.sample.eta and self.sample.sampler != "ddim":
+            raise ValueError(f"sample.eta={self.sample.eta} is for sample.sampler=ddim, not {self.sample.sampler}")
+        if self.sample.variance != "small" and self.sample.sampler != "ddpm":
+            raise ValueError(f"sample.variance=large is for sample.sampler=ddpm, not {self.sample.sampler}")
         if self.task.kind == "diffuse" and self.task.label_dropout == 0 and self.sample.guidance_scale != 1:
             raise ValueError(
                 f"sample.guidance_scale={self.sample.guidance_scale} needs a model that has also seen images without "

@@ -1,16 +1,22 @@
 """From noise to images: the reverse process, with any function that predicts the noise."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hpcvision.config.run import SampleConfig, Variance
 from hpcvision.diffusion.loss import PredictNoise
 from hpcvision.diffusion.noise import StepNoise
 from hpcvision.errors import UserError
+
+RHO, LARGEST_SIGMA = 7.0, 80.0  # Karras et al. 2022, table 1
 
 
 class Sampler(Protocol):
@@ -21,7 +27,62 @@ class Sampler(Protocol):
     ) -> Tensor: ...
 
 
+@torch.no_grad()
 def ddim(
+    predict_noise: PredictNoise,
+    noise: Tensor,
+    alpha_bars: Tensor,
+    *,
+    steps: int,
+    step_noise: StepNoise | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    """(B, C, H, W) images in [-1, 1] (Song et al. 2021, eq. 12 and 16).
+
+    noise: (B, C, H, W) float32, standard normal;  alpha_bars: (T,) float64;  steps: evaluations of the predictor;
+    step_noise: what to add after each step but the last, asked by the timestep that the step leaves;  eta: 0 for a
+    deterministic function of the noise, 1 for ancestral sampling, in between for less added noise.
+    """
+    path = _Path(predict_noise, alpha_bars, steps)
+    x = noise
+    for timestep, a, a_next in path.pairs():
+        clean, epsilon = path.look(x, timestep)
+        variance = eta**2 * _posterior_variance(a, a_next)
+        x = math.sqrt(a_next) * clean + math.sqrt(1 - a_next - variance) * epsilon
+        if variance:
+            assert step_noise is not None, "given whenever eta is"
+            x = x + math.sqrt(variance) * step_noise(timestep)
+    return path.look(x, path.last)[0]
+
+
+@torch.no_grad()
+def ddpm(
+    predict_noise: PredictNoise,
+    noise: Tensor,
+    alpha_bars: Tensor,
+    *,
+    steps: int,
+    step_noise: StepNoise,
+    variance: Variance = "small",
+) -> Tensor:
+    """(B, C, H, W) images in [-1, 1], ancestral sampling with a fixed variance (Ho et al. 2020, eq. 7 and section 3.2).
+
+    Arguments as for `ddim`. variance: `small` is that of the posterior for a known clean image, beta tilde; `large` is
+    beta itself. Between respaced timesteps both are those of the longer step.
+    """
+    path = _Path(predict_noise, alpha_bars, steps)
+    x = noise
+    for timestep, a, a_next in path.pairs():
+        clean, epsilon = path.look(x, timestep)
+        small = _posterior_variance(a, a_next)
+        added = small if variance == "small" else 1 - a / a_next
+        mean = math.sqrt(a_next) * clean + math.sqrt(1 - a_next - small) * epsilon
+        x = mean + math.sqrt(added) * step_noise(timestep)
+    return path.look(x, path.last)[0]
+
+
+@torch.no_grad()
+def heun(
     predict_noise: PredictNoise,
     noise: Tensor,
     alpha_bars: Tensor,
@@ -29,25 +90,60 @@ def ddim(
     steps: int,
     step_noise: StepNoise | None = None,  # noqa: ARG001 (every sampler takes it; this one draws nothing)
 ) -> Tensor:
-    """(B, C, H, W) images in [-1, 1], a deterministic function of the noise (Song et al. 2021, eq. 12 with sigma = 0).
+    """(B, C, H, W) images in [-1, 1], deterministic, second order (Karras et al. 2022, algorithm 1).
 
-    noise: (B, C, H, W) float32, standard normal;  alpha_bars: (T,) float64;  steps: evaluations of the predictor.
+    Arguments as for `ddim`. Each step looks twice, so about steps / 2 of `karras_timesteps` are visited. In the paper's
+    variables, x / sqrt(alpha_bar) and sigma = sqrt(1 / alpha_bar - 1), the slope of the way to the image is the noise.
     """
-    return _walk_back(predict_noise, noise, alpha_bars, steps=steps, step_noise=None)
+    path = _Path(predict_noise, alpha_bars, (steps + 1) // 2, even=False)
+    x = noise
+    for timestep, a, a_next in path.pairs():
+        sigma, sigma_next = math.sqrt(1 / a - 1), math.sqrt(1 / a_next - 1)
+        _, slope = path.look(x, timestep)
+        straight = math.sqrt(a_next) * (x / math.sqrt(a) + (sigma_next - sigma) * slope)
+        _, slope_there = path.look(straight, path.after[timestep])
+        x = math.sqrt(a_next) * (x / math.sqrt(a) + (sigma_next - sigma) * (slope + slope_there) / 2)
+    return path.look(x, path.last)[0]
 
 
-def ddpm(
-    predict_noise: PredictNoise, noise: Tensor, alpha_bars: Tensor, *, steps: int, step_noise: StepNoise
+@torch.no_grad()
+def dpm_solver_2m(
+    predict_noise: PredictNoise,
+    noise: Tensor,
+    alpha_bars: Tensor,
+    *,
+    steps: int,
+    step_noise: StepNoise | None = None,  # noqa: ARG001 (every sampler takes it; this one draws nothing)
 ) -> Tensor:
-    """(B, C, H, W) images in [-1, 1], ancestral sampling with the fixed small variance (Ho et al. 2020, eq. 7).
+    """(B, C, H, W) images in [-1, 1], deterministic, second order: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
 
-    noise: (B, C, H, W) float32, standard normal;  alpha_bars: (T,) float64;  steps: evaluations of the predictor;
-    step_noise: what to add after each step but the last, asked by the timestep that the step leaves.
+    Arguments as for `ddim`. Each step, between `karras_timesteps`, uses the clean image of the step before as well.
     """
-    return _walk_back(predict_noise, noise, alpha_bars, steps=steps, step_noise=step_noise)
+    path = _Path(predict_noise, alpha_bars, steps, even=False)
+    x, before, h_before = noise, None, 0.0
+    for timestep, a, a_next in path.pairs():
+        h = _half_log_snr(a_next) - _half_log_snr(a)
+        clean, _ = path.look(x, timestep)
+        ahead = clean if before is None else clean + (clean - before) * (h / (2 * h_before))
+        x = math.sqrt((1 - a_next) / (1 - a)) * x - math.sqrt(a_next) * math.expm1(-h) * ahead
+        before, h_before = clean, h
+    return path.look(x, path.last)[0]
 
 
-SAMPLERS: Mapping[str, Sampler] = MappingProxyType({"ddim": ddim, "ddpm": ddpm})
+SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
+    {"ddim": ddim, "ddpm": ddpm, "heun": heun, "dpm_solver_2m": dpm_solver_2m}
+)
+
+
+def sampler_of(config: SampleConfig) -> Sampler:
+    """The sampler of these settings, its own settings bound."""
+    match config.sampler:
+        case "ddim":
+            return partial(ddim, eta=config.eta)
+        case "ddpm":
+            return partial(ddpm, variance=config.variance)
+        case name:
+            return SAMPLERS[name]
 
 
 def sampling_timesteps(total: int, steps: int) -> list[int]:
@@ -62,29 +158,49 @@ def sampling_timesteps(total: int, steps: int) -> list[int]:
     return [last - round(last * step / max(steps - 1, 1)) for step in range(steps)]
 
 
-@torch.no_grad()
-def _walk_back(
-    predict_noise: PredictNoise, noise: Tensor, alpha_bars: Tensor, *, steps: int, step_noise: StepNoise | None
-) -> Tensor:
-    """DDIM's update (Song et al. 2021, eq. 12): sigma = 0 without step noise, with it the sigma that is DDPM (eq. 16).
+def karras_timesteps(alpha_bars: Sequence[float], steps: int) -> list[int]:
+    """At most `steps` falling timesteps, nearest to the noise levels of Karras et al. 2022 (eq. 5, rho = 7).
 
-    With that sigma, eq. 12 is the posterior of Ho et al. 2020 (eq. 7) between respaced timesteps.
+    sigma = sqrt(1 / alpha_bar - 1), from 80, or the table's largest where that is less, down to timestep 0. Methods of
+    second order need it: evenly spaced timesteps cross decades of sigma in their first step.
     """
-    table = alpha_bars.tolist()  # one transfer from the device instead of two a step
-    timesteps = sampling_timesteps(len(table), steps)
-    x = noise
-    for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-        a, a_next = table[timestep], 1.0 if following is None else table[following]
-        all_timesteps = torch.full((len(x),), timestep, device=x.device, dtype=torch.int64)
-        epsilon = predict_noise(x, all_timesteps)
+    sigmas = np.sqrt(1 / np.asarray(alpha_bars) - 1)  # rising
+    ends = min(sigmas[-1], LARGEST_SIGMA) ** (1 / RHO), sigmas[0] ** (1 / RHO)
+    wanted = np.linspace(*ends, steps) ** RHO
+    nearest = np.abs(np.log(sigmas[None, :] / wanted[:, None])).argmin(1)
+    return sorted({int(timestep) for timestep in nearest}, reverse=True)
+
+
+class _Path:
+    """The timesteps that a sampler visits, and what the predictor sees there."""
+
+    def __init__(self, predict_noise: PredictNoise, alpha_bars: Tensor, steps: int, *, even: bool = True) -> None:
+        self.predict_noise = predict_noise
+        self.table: list[float] = alpha_bars.tolist()  # one transfer from the device instead of two a step
+        self.timesteps = sampling_timesteps(len(self.table), steps) if even else karras_timesteps(self.table, steps)
+        self.last = self.timesteps[-1]
+        self.after = dict(itertools.pairwise(self.timesteps))
+
+    def pairs(self) -> Iterator[tuple[int, float, float]]:
+        """(timestep, its alpha_bar, the next one's), without the last timestep, which has no next."""
+        for timestep, following in itertools.pairwise(self.timesteps):
+            yield timestep, self.table[timestep], self.table[following]
+
+    def look(self, x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        """The clean image in [-1, 1] and the noise that the predictor finds in x; together they are x."""
+        a = self.table[timestep]
+        epsilon = self.predict_noise(x, torch.full((len(x),), timestep, device=x.device, dtype=torch.int64))
         epsilon = epsilon.to(torch.promote_types(epsilon.dtype, x.dtype))  # half precision up, float64 stays
         clean = ((x - math.sqrt(1 - a) * epsilon) / math.sqrt(a)).clamp(-1, 1).to(x.dtype)
-        if following is None:
-            return clean
-        # Clipping changed the clean image, so the noise has to follow: together they are still x.
-        epsilon = (x - math.sqrt(a) * clean) / math.sqrt(1 - a)
-        variance = 0.0 if step_noise is None else (1 - a_next) / (1 - a) * (1 - a / a_next)
-        x = math.sqrt(a_next) * clean + math.sqrt(1 - a_next - variance) * epsilon
-        if step_noise is not None:
-            x = x + math.sqrt(variance) * step_noise(timestep)
-    raise AssertionError("the last timestep returns")
+        # Clipping changed the clean image, so the noise has to follow.
+        return clean, (x - math.sqrt(a) * clean) / math.sqrt(1 - a)
+
+
+def _posterior_variance(a: float, a_next: float) -> float:
+    """Of the less noised image, given the more noised and the clean one (Ho et al. 2020, eq. 7)."""
+    return (1 - a_next) / (1 - a) * (1 - a / a_next)
+
+
+def _half_log_snr(a: float) -> float:
+    """lambda = log(alpha / sigma) of Lu et al. 2022."""
+    return 0.5 * (math.log(a) - math.log1p(-a))

@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import fcntl
 import os
-import sys
 import tempfile
 import time
 import traceback
@@ -16,7 +15,7 @@ from pathlib import Path
 from hpcvision.config import RunConfig
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.rundir import RunDir, cannot_write, open_run
-from hpcvision.stopping import StopRequest
+from hpcvision.stopping import StopRequest, end_process
 
 # Names the descriptor on which a rank tells its launcher why it failed, when it can write no file.
 FAILURE_PIPE = "HPCVISION_FAILURE_PIPE"
@@ -72,8 +71,6 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool =
                 distributed.stop()
                 if rank.is_main:
                     rundir.failure.unlink(missing_ok=True)
-                if place.world_size > 1:
-                    atexit.register(end_process)
         except Exception as error:
             was_first = leave_trace(rundir, place.rank, error)
             if place.world_size == 1:  # with others, leaving the group would wait for a rank that may be gone
@@ -89,17 +86,6 @@ def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool =
     return {"finished": outcome.finished, "step": outcome.step, "reason": outcome.reason, "scores": outcome.scores}
 
 
-def end_process(code: int = 0) -> None:
-    """End here and now, without taking the process apart: all files are closed, and only the output is in memory.
-
-    DDP keeps gloo's threads alive when the group is left (torch 2.15). They see the other processes go while the
-    libraries below them are being destroyed, and 1 of 20 runs that were stopped at their first steps ended in SIGABRT.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def draw_pictures(rundir: RunDir) -> None:
     """The training graph and, of a generator, the samples, from the archive."""
     from hpcvision.report.figures import samples_picture, training_graph
@@ -109,6 +95,7 @@ def draw_pictures(rundir: RunDir) -> None:
         samples_picture(rundir.results, rundir.samples_picture)
         training_graph(rundir.results, rundir.training_graph)
     except OSError as error:
+        atexit.unregister(end_process)  # it would end with 0
         raise TrainingStopped(
             f"the run is finished, but its pictures cannot be written: {error.strerror or error}; "
             f"the same command draws them later"

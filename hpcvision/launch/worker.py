@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from hpcvision.errors import UserError
-from hpcvision.launch.job import TrainJob, end_process
-from hpcvision.stopping import StopRequest
+from hpcvision.launch.job import TrainJob
+from hpcvision.stopping import StopRequest, end_process
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """Figures of a run, drawn from its archive."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,21 @@ SUFFIXES = (".png", ".pdf", ".svg")
 LABELS = {"raw": "validation", "ema": "validation, moving average"}
 
 
-def training_graph(archive: Path, picture: Path) -> Path:
-    """Training and validation loss, and accuracy for classifiers, against the step; PNG, PDF or SVG by suffix."""
+def drawn_for_user(draw: Callable[[Path, Path], Path | None], archive: Path, picture: Path) -> Path:
+    """The picture that `draw` makes of an archive; raises UserError when it cannot be drawn there, or from that."""
     if picture.suffix not in SUFFIXES:
         raise UserError(f"{picture} cannot be drawn; choose a name that ends in {', '.join(SUFFIXES)}")
+    try:
+        made = draw(archive, picture)
+    except OSError as error:
+        raise UserError(f"cannot write {picture}: {error.strerror}; choose another place with --output") from None
+    if made is None:
+        raise UserError(f"{archive} holds no samples; a run of a diffusion model that has finished does")
+    return made
+
+
+def training_graph(archive: Path, picture: Path) -> Path:
+    """Training and validation loss, and accuracy for classifiers, against the step; PNG, PDF or SVG by suffix."""
     summary = read_summary(archive)
     train, evaluate = read_curves(archive)
     names = ["loss"] + (["accuracy"] if "accuracy" in train else [])
@@ -37,12 +49,8 @@ def training_graph(archive: Path, picture: Path) -> Path:
     if "accuracy" in summary.scores:
         title += f", {summary.scored_split} accuracy {100 * summary.scores['accuracy']:.1f} %"
     figure.suptitle(title, fontsize="medium")
-    try:
-        save(figure, picture)
-    except OSError as error:
-        raise UserError(f"cannot write {picture}: {error.strerror}; choose another place with --output") from None
-    finally:
-        plt.close(figure)
+    save(figure, picture)
+    plt.close(figure)
     return picture
 
 

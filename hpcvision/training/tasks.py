@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from hpcvision import data, diffusion
-from hpcvision.config import ClassifyConfig, DiffuseConfig, RunConfig
+from hpcvision.config import ClassifyConfig, DiffuseConfig, RunConfig, SampleConfig
 from hpcvision.config.run import Precision
 from hpcvision.data.augment import normalise
 from hpcvision.distributed import Rank
@@ -204,19 +204,11 @@ class Diffuse:
         settings, classes = self.config.sample, self.config.model.num_classes
         artefacts = Artefacts(scores=evaluation.scores)
         shape = (3, self.config.model.image_size, self.config.model.image_size)
-        attributes: dict[str, Any] = {
-            "sampler": settings.sampler,
-            "steps": settings.steps,
-            "guidance_scale": settings.guidance_scale,
-            "weights": self.config.ema.headline,
-        }
         if settings.images:
             seeds = torch.arange(settings.images)
             labels = seeds * classes // settings.images if settings.images < classes else seeds % classes
-            images = self.sample(
-                model, diffusion.image_noise(seeds.tolist(), shape), labels, seeds.tolist(), sampler=settings.sampler
-            )
-            artefacts.samples["random"] = Samples(images, labels.numpy(), seeds.numpy(), attributes)
+            images = self.sample(model, diffusion.image_noise(seeds.tolist(), shape), labels, seeds.tolist(), settings)
+            artefacts.samples["random"] = Samples(images, labels.numpy(), seeds.numpy(), self.attributes(settings))
         if settings.interpolation_pairs:
             pairs, points = settings.interpolation_pairs, settings.interpolation_points
             ends = torch.randint(classes, (pairs, 2), generator=generator(self.config.seed, "pairs"))
@@ -225,26 +217,42 @@ class Diffuse:
             ways = torch.stack([diffusion.slerp(noise[2 * i], noise[2 * i + 1], fractions) for i in range(pairs)])
             # The noise goes over smoothly; the label changes half way.
             labels = torch.where(fractions[None, :] < 0.5, ends[:, :1], ends[:, 1:])
-            # Ancestral noise would break the way between two images, so interpolation is always deterministic.
-            flat = self.sample(model, ways.flatten(0, 1), labels.flatten(), [0] * labels.numel(), sampler="ddim")
+            # Added noise would break the way between two images, so interpolation is always deterministic.
+            if settings.sampler in ("ddim", "ddpm"):
+                settings = settings.model_copy(update={"sampler": "ddim", "eta": 0.0})
+            flat = self.sample(model, ways.flatten(0, 1), labels.flatten(), [0] * labels.numel(), settings)
             images = flat.reshape(pairs, points, *flat.shape[1:])
-            attributes = attributes | {"sampler": "ddim", "method": "slerp"}
+            attributes = self.attributes(settings) | {"method": "slerp"}
             artefacts.interpolations["slerp"] = Interpolations(images, ends.numpy(), attributes)
         return artefacts
 
+    def attributes(self, settings: SampleConfig) -> dict[str, Any]:
+        """How images were made, for the archive."""
+        attributes: dict[str, Any] = {
+            "sampler": settings.sampler,
+            "steps": settings.steps,
+            "guidance_scale": settings.guidance_scale,
+            "weights": self.config.ema.headline,
+        }
+        if settings.sampler == "ddim":
+            attributes["eta"] = settings.eta
+        if settings.sampler == "ddpm":
+            attributes["variance"] = settings.variance
+        return attributes
+
     @torch.no_grad()
     def sample(
-        self, model: nn.Module, noise: torch.Tensor, labels: torch.Tensor, seeds: list[int], *, sampler: str
+        self, model: nn.Module, noise: torch.Tensor, labels: torch.Tensor, seeds: list[int], settings: SampleConfig
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """(N, H, W, 3) uint8 images of the given noise and labels, shared out over the ranks; the same on all."""
-        settings, device = self.config.sample, self.rank.device
+        device = self.rank.device
         count, channels, height, width = noise.shape
         images = torch.zeros(count, height, width, channels, dtype=torch.int32, device=device)
         mine = torch.arange(count)[self.rank.index :: self.rank.world_size]
         for chosen in mine.split(EVALUATION_BATCH):
             with autocast(self.precision, device):
                 step_seeds = [seeds[i] for i in chosen.tolist()]
-                drawn = diffusion.SAMPLERS[sampler](
+                drawn = diffusion.sampler_of(settings)(
                     diffusion.as_noise(
                         diffusion.guided(model, labels[chosen].to(device), settings.guidance_scale),
                         self.alpha_bars,

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from matplotlib.image import imread
 
 from hpcvision import cli
 from hpcvision.config.catalogue import load_job
+from hpcvision.results.writer import write_results
 
 HEAVY = {"torch", "torchvision", "ray", "h5py", "submitit", "matplotlib", "pandas", "numpy", "torch_fidelity"}
 PROGRAM = """
@@ -88,7 +91,8 @@ def test_help_has_an_example_loads_no_large_library_and_takes_less_than_half_a_s
 
 
 def test_every_command_of_the_manual_is_there():
-    wanted = {"jobs", "models", "show", "train", "submit", "sweep", "plot", "data fetch", "data status", "results list"}
+    wanted = {"jobs", "models", "show", "train", "submit", "sweep", "plot", "gallery"}
+    wanted |= {"data fetch", "data status", "results list"}
     assert wanted <= {" ".join(words) for words in commands()}
 
 
@@ -105,6 +109,7 @@ def test_every_command_of_the_manual_is_there():
         (["train", "addnist_cnn", "train.steps=10001"], "is over the cap of 10,000 optimisation steps"),
         (["submit", "addnist_cnn", "name=a;b"], "name='a;b'"),
         (["plot", "missing.h5"], "missing.h5 does not exist"),
+        (["gallery", "missing.h5"], "missing.h5 does not exist"),
         (["data", "status", "cifar"], "there is no data set 'cifar'"),
         (["results", "list", "missing"], "there is no folder missing"),
     ],
@@ -218,9 +223,26 @@ def test_plot_takes_the_folder_of_a_run_and_puts_the_graph_into_it(call, archive
     assert (archive.parent / "training.png").stat().st_size > 10_000
 
 
+def test_gallery_draws_the_samples_of_an_archive_as_the_run_itself_does(call, archive):
+    _, out, _ = call("gallery", archive.parent)
+    assert out == f"{archive.parent / 'samples.png'}\n"
+    code, out, _ = call("gallery", archive, "-o", "grid.png")
+    assert (code, out) == (0, "grid.png\n")
+    assert np.array_equal(imread("grid.png"), imread(archive.parent / "samples.png"))
+
+
+def test_gallery_says_when_there_is_nothing_to_show(call, make_record, tmp_path):
+    write_results(tmp_path / "classifier.h5", make_record(samples={}, interpolations={}))
+    code, _, err = call("gallery", tmp_path / "classifier.h5")
+    assert code == 2
+    assert "classifier.h5 holds no samples" in err
+    assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize("command", ["plot", "gallery"])
 @pytest.mark.parametrize("name", ["graph.xyz", "graph", "results.h5/graph.png"])
-def test_plot_refuses_a_picture_that_it_cannot_draw_or_write(call, archive, name):
-    code, _, err = call("plot", archive, "-o", archive.parent / name)
+def test_a_picture_that_cannot_be_drawn_or_written_is_refused(call, archive, command, name):
+    code, _, err = call(command, archive, "-o", archive.parent / name)
     assert code == 2
     assert name in err
     assert err.count("\n") == 1

@@ -54,8 +54,8 @@ OTHER_VALUES = {
     "task.timesteps": 900,
     "train.steps": 9999,
 }
-# These change only together with a data set of another shape, or with the task.
-TIED = {"model.kind", "task.kind", "model.image_size", "model.num_classes"}
+# These change only together with a data set of another shape, with the task, or with the sampler.
+TIED = {"model.kind", "task.kind", "model.image_size", "model.num_classes", "sample.variance"}
 
 
 def keys_of(config):
@@ -214,6 +214,8 @@ def test_the_fingerprint_is_the_sha256_of_the_sorted_settings_without_name_and_c
     assert settings["train"].pop("cuda_graph") is True
     assert settings["task"].pop("prediction") == "epsilon"
     assert settings["task"].pop("min_snr_gamma") is None
+    assert settings["sample"].pop("eta") == 0
+    assert settings["sample"].pop("variance") == "small"
     assert GENERATOR.fingerprint == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -228,6 +230,11 @@ def test_every_key_but_name_and_cadence_changes_the_fingerprint(config):
             unchanged.append(key)
         seen.add(changed)
     assert unchanged == []
+
+
+def test_the_variance_of_the_ancestral_sampler_changes_the_fingerprint():
+    small = apply(GENERATOR, {"sample.sampler": "ddpm"})
+    assert apply(small, {"sample.variance": "large"}).fingerprint != small.fingerprint
 
 
 @pytest.mark.parametrize("key, value", [("image_size", 28), ("num_classes", 20)])
@@ -299,6 +306,14 @@ DREAM = {"model": ConvNextUNetConfig(), "task": DiffuseConfig(timesteps=20)}
         ({"model": AddNISTCNNConfig()}, "data.source=cifar100 has 32x32 images of 100 classes, but the model reads 28"),
         ({"model": BabyMobileNetConfig(num_classes=20), "data": DataConfig(source="synthetic")}, "not (32, 20)"),
         (DREAM, "sample.steps=50 is more than task.timesteps=20"),
+        (
+            {"model": ConvNextUNetConfig(), "task": DiffuseConfig(), "sample": SampleConfig(sampler="heun", eta=0.5)},
+            "sample.eta=0.5 is for sample.sampler=ddim, not heun",
+        ),
+        (
+            {"model": ConvNextUNetConfig(), "task": DiffuseConfig(), "sample": SampleConfig(variance="large")},
+            "sample.variance=large is for sample.sampler=ddpm, not ddim",
+        ),
         (
             {
                 "model": ResidualUNetConfig(),

@@ -1,5 +1,6 @@
 """Schedules, loss, samplers, guidance and interpolation agree with their papers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ from hpcvision.diffusion.loss import (
     prediction_target,
 )
 from hpcvision.diffusion.noise import image_noise, image_step_noise
-from hpcvision.diffusion.samplers import SAMPLERS, ddim, ddpm, sampling_timesteps
+from hpcvision.diffusion.samplers import SAMPLERS, ddim, ddpm, karras_timesteps, sampling_timesteps
 from hpcvision.diffusion.schedule import alpha_bar
 from hpcvision.errors import UserError
 from hpcvision.models.convnext_unet import ConvNextUNet
@@ -141,7 +142,7 @@ def test_the_noise_comes_back_from_each_prediction(alpha_bars, prediction):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_network_that_knows_the_clean_image_samples_it_whatever_it_predicts(sampler, prediction):
     clean = clean_images(2)
     knows = knowing(clean, COSINE)
@@ -234,19 +235,121 @@ def test_sampling_timesteps_are_evenly_spaced_from_the_last_to_the_first(steps, 
     assert sampling_timesteps(1000, steps) == expected
 
 
+def test_karras_timesteps_are_the_nearest_to_the_noise_levels_of_the_paper():
+    sigmas = (1 / LINEAR - 1).sqrt()
+    found = karras_timesteps(LINEAR.tolist(), 5)
+    low, high = sigmas[0].item() ** (1 / 7), 80 ** (1 / 7)
+    for timestep, i in zip(found, range(5), strict=True):
+        wanted = (high + i / 4 * (low - high)) ** 7
+        assert timestep == (sigmas / wanted).log().abs().argmin()
+
+
+@pytest.mark.parametrize("table", [LINEAR, COSINE], ids=["linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 18, 1000])
+def test_karras_timesteps_fall_without_repetition_to_0(table, steps):
+    found = karras_timesteps(table.tolist(), steps)
+    assert len(found) <= steps
+    assert all(after < before for before, after in itertools.pairwise(found))
+    assert found[-1] == 0 or steps == 1
+
+
 def test_more_sampling_steps_than_timesteps_are_refused_with_both_numbers():
     with pytest.raises(UserError, match=r"sample.steps=51 .* task.timesteps=50"):
         sampling_timesteps(50, 51)
 
 
 @pytest.mark.parametrize("alpha_bars", [LINEAR, COSINE], ids=["linear", "cosine"])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_a_perfect_predictor_recovers_the_clean_image(sampler, steps, alpha_bars):
     clean = clean_images(2)
     images = sampled(sampler, knowing(clean, alpha_bars), [0, 1], steps=steps, alpha_bars=alpha_bars)
     # One step from the last timestep divides float32 rounding by sqrt(alpha_bar), 5e-5 at the end of the cosine.
     torch.testing.assert_close(images, clean, rtol=0, atol=1e-2 if steps == 1 else 1e-5)
+
+
+# The probability-flow way of Gaussian data is known: x - sqrt(a) mean shrinks with the deviation of the noised data.
+SMOOTH = alpha_bar(DiffuseConfig(noise_schedule="cosine", timesteps=20_000))
+MEAN, DEVIATION = 0.1, 0.1
+
+
+def deviation_of_deterministic(sampler: str, steps: int) -> float:
+    """Root mean square of what is sampled less the image at the end of the exact way."""
+
+    def deviation_at(a):
+        return (a * DEVIATION**2 + 1 - a).sqrt()
+
+    def predict(x, timesteps):  # float64, so that rounding does not hide the order
+        a = SMOOTH[timesteps][:, None, None, None]
+        return (1 - a).sqrt() * (x - a.sqrt() * MEAN) / deviation_at(a).square()
+
+    noise = normal(8, *SHAPE).double()
+    first = SMOOTH[-1 if sampler == "ddim" else karras_timesteps(SMOOTH.tolist(), 2)[0]]
+    last = SMOOTH[0]
+    at_last = last.sqrt() * MEAN + (noise - first.sqrt() * MEAN) * deviation_at(last) / deviation_at(first)
+    exact = (at_last - (1 - last).sqrt() * predict(at_last, torch.tensor([0]))) / last.sqrt()
+    images = SAMPLERS[sampler](predict, noise, SMOOTH, steps=steps, step_noise=image_step_noise(range(8), SHAPE))
+    return (images - exact).square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("heun", 2), ("dpm_solver_2m", 2)])
+def test_the_error_of_a_deterministic_sampler_falls_with_its_order(sampler, order):
+    errors = [deviation_of_deterministic(sampler, steps) for steps in (81, 161, 321)]
+    orders = [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
+    assert orders == pytest.approx([order, order], abs=0.25)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_solver_2m"])
+def test_a_second_order_sampler_is_nearer_than_ddim_at_as_many_evaluations(sampler):
+    assert deviation_of_deterministic(sampler, 41) < 0.5 * deviation_of_deterministic("ddim", 41)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 10])
+def test_a_sampler_evaluates_the_predictor_at_most_as_often_as_it_may(sampler, steps):
+    calls = []
+
+    def predict(x, timesteps):
+        calls.append(timesteps)
+        return x * 0.5
+
+    sampled(sampler, predict, [0], steps=steps)
+    assert len(calls) == (steps - (steps % 2 == 0) if sampler == "heun" else steps)
+
+
+def test_ddim_with_eta_1_is_ancestral_sampling():
+    predict, noise, step_noise = gaussian(0.1, 0.3, LINEAR), image_noise([0, 1], SHAPE), image_step_noise([0, 1], SHAPE)
+    ancestral = ddpm(predict, noise, LINEAR, steps=50, step_noise=step_noise)
+    torch.testing.assert_close(ddim(predict, noise, LINEAR, steps=50, step_noise=step_noise, eta=1.0), ancestral)
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+def test_ddim_samples_gaussian_data_with_their_mean_and_deviation_at_every_eta(eta):
+    images = ddim(
+        gaussian(0.2, 0.15, LINEAR),
+        image_noise(range(16), SHAPE),
+        LINEAR,
+        steps=1000,
+        step_noise=image_step_noise(range(16), SHAPE),
+        eta=eta,
+    )
+    assert images.mean().item() == pytest.approx(0.2, abs=0.01)
+    assert images.std().item() == pytest.approx(0.15, rel=0.04)
+
+
+def test_the_variance_of_ddpm_is_beta_tilde_or_beta():
+    # One step from timestep 1 of a table of two, from a point where the predictor finds nothing: what is added remains.
+    table, x = torch.tensor([0.9, 0.5], dtype=torch.float64), torch.zeros(4, 3, 64, 64)
+    step_noise = image_step_noise(range(4), (3, 64, 64))
+    seen = []
+
+    def predict(x, _timesteps):
+        seen.append(x.double().var().item())
+        return torch.zeros_like(x)
+
+    for variance, wanted in (("small", (1 - 0.9) / (1 - 0.5) * (1 - 0.5 / 0.9)), ("large", 1 - 0.5 / 0.9)):
+        ddpm(predict, x, table, steps=2, step_noise=step_noise, variance=variance)
+        assert seen[-1] == pytest.approx(wanted, rel=0.03)
 
 
 def test_ddpm_follows_the_posterior_of_ho_et_al_written_plainly():
@@ -275,7 +378,7 @@ def test_ddim_is_deterministic_and_ignores_step_noise():
     assert torch.equal(first, ddim(predict, noise, LINEAR, steps=10, step_noise=image_step_noise([7, 8], SHAPE)))
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_image_is_the_same_alone_and_in_a_batch(sampler):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -298,7 +401,7 @@ def test_gaussian_data_are_sampled_with_their_mean_and_deviation(sampler, alpha_
     assert images.std().item() == pytest.approx(0.15, rel=0.04)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samples_stay_between_minus_1_and_1(sampler):
     images = sampled(sampler, lambda x, _t: -3 * x, [0], steps=5)
     assert images.abs().max() <= 1
