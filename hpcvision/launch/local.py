@@ -17,6 +17,9 @@ from hpcvision.stopping import StopRequest
 
 # Below so many images a process spends more on the rest of a step than on its share of the batch.
 LEAST_IMAGES = 32
+# Plain large convolutions: two threads compute a step of 256 images in 0.55 of one's time (baby_mobilenet: 0.66), and
+# what two processes exchange at 64 images, the job's batch, is a third of a step (Xeon, 2 cores, benchmarks/choice.py).
+THREADS_ARE_FASTER = {"addnist_cnn"}
 # malloc in huge pages, which can only be asked for before a process starts: 9 % less CPU time for a training step.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
@@ -26,8 +29,10 @@ def choose_processes(config: RunConfig, cores: int | None = None) -> int:
     """Processes for a run on CPUs: one for every core that may be used, as far as the batch can be split that far.
 
     cores: of the affinity mask by default. One-threaded processes share a batch faster than the threads of one process
-    do (benchmarks/choice.py).
+    do (benchmarks/choice.py), but for `THREADS_ARE_FASTER`.
     """
+    if config.model.kind in THREADS_ARE_FASTER:
+        return 1
     batch = config.train.global_batch_size
     most = max(1, min(cores or len(os.sched_getaffinity(0)), batch // LEAST_IMAGES))
     return max(count for count in range(1, most + 1) if batch % count == 0)

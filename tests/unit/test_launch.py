@@ -5,7 +5,7 @@ import getpass
 import pytest
 
 from hpcvision import provenance
-from hpcvision.config import BabyMobileNetConfig, RunConfig, TrainConfig
+from hpcvision.config import AddNISTCNNConfig, BabyMobileNetConfig, DataConfig, RunConfig, TrainConfig
 from hpcvision.errors import UserError
 from hpcvision.launch.local import choose_processes, failure
 from hpcvision.launch.submit import visible_gpus
@@ -54,6 +54,12 @@ def test_a_rank_that_could_write_no_file_is_heard_through_the_pipe(tmp_path):
 def test_a_run_on_cpus_gets_a_process_for_every_core_as_far_as_its_batch_allows(batch, cores, processes):
     config = RunConfig(name="x", model=BabyMobileNetConfig(), train=TrainConfig(global_batch_size=batch))
     assert choose_processes(config, cores) == processes
+
+
+def test_a_model_whose_threads_are_faster_gets_one_process():
+    model = AddNISTCNNConfig()
+    data = DataConfig(source="addnist")
+    assert choose_processes(RunConfig(name="x", model=model, data=data), cores=8) == 1
 
 
 def test_the_cores_are_those_of_the_affinity_mask(monkeypatch):
