@@ -61,45 +61,6 @@ def test_width_1_needs_130775552_multiply_adds_an_image():
     assert counter.get_total_flops() == 2 * 130_775_552
 
 
-@pytest.mark.parametrize("side", [28, 32])
-@pytest.mark.parametrize("width", [0.05, 0.3, 1.0])
-def test_every_width_gives_noise_of_the_images_shape(width, side):
-    model = built(ConvNextUNetConfig(width=width, image_size=side))
-    noise = model(*batch(2, side))
-    assert noise.shape == (2, 3, side, side)
-    assert noise.isfinite().all()
-
-
-def test_label_minus_one_is_no_label():
-    model, (images, timesteps, _) = built(), batch(3)
-    assert torch.equal(model(images, timesteps, torch.full((3,), -1)), model(images, timesteps, None))
-
-
-def test_a_label_changes_only_its_own_image():
-    model, (images, timesteps, labels) = built(), batch(3)
-    with_labels = model(images, timesteps, labels)
-    without_second = model(images, timesteps, labels.where(torch.arange(3) != 1, -1))
-    changed = (with_labels - without_second).abs().amax(dim=(1, 2, 3))
-    assert changed[1] > 1e-3
-    assert changed[[0, 2]].max() < 1e-5
-
-
-def test_the_prediction_depends_on_the_timestep():
-    model, (images, timesteps, labels) = built(), batch(3)
-    difference = model(images, timesteps, labels) - model(images, timesteps + 1, labels)
-    assert (difference.abs().amax(dim=(1, 2, 3)) > 1e-6).all()
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_every_parameter_gets_a_gradient(labelled):
-    model, (images, timesteps, labels) = built(), batch(2)
-    model(images, timesteps, labels if labelled else torch.full_like(labels, -1)).square().mean().backward()
-    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    zero = {name for name, parameter in model.named_parameters() if parameter.grad.abs().max() == 0}
-    assert without == []
-    assert zero == (set() if labelled else {"label_embedding.weight"})
-
-
 def test_the_sinusoid_is_16_sines_then_16_cosines():
     row = sinusoid(torch.tensor([0, 777]), 32, spacings=15)[1].double()
     for k in range(16):

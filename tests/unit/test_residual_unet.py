@@ -57,42 +57,6 @@ def test_the_layer_table_names_every_parameter():
     assert sum(layer.parameters for layer in layer_table(ResidualUNetConfig())) == 948_856
 
 
-@pytest.mark.parametrize("side", [28, 32])
-@pytest.mark.parametrize("width", [0.1, 0.5, 1.0])
-def test_every_width_gives_noise_of_the_images_shape(width, side):
-    noise = built(ResidualUNetConfig(width=width, image_size=side))(*batch(2, side))
-    assert noise.shape == (2, 3, side, side)
-    assert noise.isfinite().all()
-
-
-def test_label_minus_one_is_no_label():
-    model, (images, timesteps, _) = built(), batch(3)
-    assert torch.equal(model(images, timesteps, torch.full((3,), -1)), model(images, timesteps, None))
-
-
-def test_a_label_changes_only_its_own_image():
-    model, (images, timesteps, labels) = built(), batch(3)
-    without_second = model(images, timesteps, labels.where(torch.arange(3) != 1, -1))
-    changed = (model(images, timesteps, labels) - without_second).abs().amax(dim=(1, 2, 3))
-    assert changed[1] > 1e-3
-    assert changed[[0, 2]].max() < 1e-5
-
-
-def test_the_prediction_depends_on_the_timestep():
-    model, (images, timesteps, labels) = built(), batch(3)
-    difference = model(images, timesteps, labels) - model(images, timesteps + 1, labels)
-    assert (difference.abs().amax(dim=(1, 2, 3)) > 1e-6).all()
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_every_parameter_gets_a_gradient(labelled):
-    model, (images, timesteps, labels) = built(), batch(2)
-    model(images, timesteps, labels if labelled else torch.full_like(labels, -1)).square().mean().backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    zero = {name for name, parameter in model.named_parameters() if parameter.grad.abs().max() == 0}
-    assert zero == (set() if labelled else {"label_embedding.weight"})
-
-
 def test_the_sinusoid_is_128_sines_then_128_cosines():
     row = sinusoid(torch.tensor([0, 777]), 256, spacings=128)[1].double()
     for k in (0, 1, 77, 127):
