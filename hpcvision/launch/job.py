@@ -163,6 +163,8 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
         data.load(config.data, "train", image_size=config.model.image_size, num_classes=config.model.num_classes)
     folder = runs / config.folder_name
     if RunDir(folder).is_finished and not fresh:  # it is only going to be shown
+        with contextlib.suppress(OSError):  # of a process that was killed when the main one had finished
+            RunDir(folder).failure.unlink(missing_ok=True)
         return open_run(config, runs)
     check_space(config, folder, fresh=fresh)
     if fresh and folder.exists():

@@ -125,6 +125,14 @@ def test_a_run_killed_after_its_last_step_gets_its_missing_graph(finished: Finis
     assert str(finished.folder / "training.png") in again.stdout
 
 
+def test_the_failure_of_a_rank_that_was_killed_after_the_run_had_finished_is_forgotten(
+    finished: FinishedRun, jobs: dict[str, Path]
+) -> None:
+    (finished.folder / "FAILED.txt").write_text("rank 1: ended by SIGKILL from outside\n")
+    assert hpcvision("train", jobs["tiny"], "--processes", 2, runs=finished.runs).returncode == 0
+    assert not (finished.folder / "FAILED.txt").exists()
+
+
 def test_a_rank_that_comes_to_a_finished_run_does_not_read_the_test_split_again(finished: FinishedRun) -> None:
     before = (finished.folder / "log.jsonl").read_bytes()
     assert TrainJob(str(finished.folder))()["reason"] == "finished before"
