@@ -159,7 +159,7 @@ def gallery(
 ) -> None:
     """Draw all samples and interpolations of a diffusion model.
 
-    Example: hpcvision gallery runs/cifar100_ddpm_small-46cb9a9e2fb4 -o grid.png
+    Example: hpcvision gallery runs/cifar100_ddpm_small-59407c89c1ed -o grid.png
     """
     from hpcvision.report.figures import drawn_for_user, samples_picture
 
