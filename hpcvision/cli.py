@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpcvision import cli_images
 from hpcvision.errors import UserError
 
 if TYPE_CHECKING:
@@ -165,6 +166,11 @@ def gallery(
 
     archive = file / "results.h5" if file.is_dir() else file
     typer.echo(drawn_for_user(samples_picture, archive, output or archive.with_name("samples.png")))
+
+
+app.command()(cli_images.sample)
+app.command()(cli_images.interpolate)
+app.command()(cli_images.evaluate)
 
 
 @data_app.command("fetch")

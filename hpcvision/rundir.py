@@ -104,6 +104,11 @@ class RunDir:
         return self.folder / "submitted"
 
     @property
+    def request(self) -> Path:
+        """What the processes that meet in this folder are to draw, when they are not to train."""
+        return self.folder / "request.json"
+
+    @property
     def failure(self) -> Path:
         """Traceback of the first process that failed."""
         return self.folder / "FAILED.txt"

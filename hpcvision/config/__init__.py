@@ -9,23 +9,21 @@ from hpcvision.config.models import (
     BabyMobileNetConfig,
     ConvNextUNetConfig,
     DenoiserConfig,
+    EDMUNetConfig,
     ModelConfig,
     ResidualUNetConfig,
 )
 from hpcvision.config.overrides import apply, parse
 from hpcvision.config.run import (
     CadenceConfig,
-    ClassifyConfig,
-    DiffuseConfig,
     EmaConfig,
     OptimConfig,
     RunConfig,
-    SampleConfig,
-    TaskConfig,
     TrainConfig,
     differences,
     flatten,
 )
+from hpcvision.config.task import ClassifyConfig, DiffuseConfig, SampleConfig, TaskConfig
 
 __all__ = [
     "CAPS",
@@ -41,6 +39,7 @@ __all__ = [
     "DataConfig",
     "DenoiserConfig",
     "DiffuseConfig",
+    "EDMUNetConfig",
     "EmaConfig",
     "Frozen",
     "ModelConfig",

@@ -57,8 +57,23 @@ class ResidualUNetConfig(Frozen):
     """Number of class labels."""
 
 
-DenoiserConfig = ConvNextUNetConfig | ResidualUNetConfig
+class EDMUNetConfig(Frozen):
+    """A residual U-Net whose blocks run several times, made to beat the papers' two under the same cap."""
+
+    kind: Literal["edm_unet"] = "edm_unet"
+    width: float = Field(1.0, gt=0)
+    """Factor on every channel count, each rounded to a multiple of 8, at least 8; the embedding keeps its size."""
+    image_size: int = Field(32, ge=4, multiple_of=4)
+    """Side of the square image, pixels."""
+    num_classes: int = Field(100, ge=2)
+    """Number of class labels."""
+    passes: int = Field(2, ge=1)
+    """How often every block runs, with norms, modulation and gain of each pass's own."""
+
+
+DenoiserConfig = ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig
 ModelConfig = Annotated[
-    BabyMobileNetConfig | AddNISTCNNConfig | ConvNextUNetConfig | ResidualUNetConfig, Field(discriminator="kind")
+    BabyMobileNetConfig | AddNISTCNNConfig | ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig,
+    Field(discriminator="kind"),
 ]
-MODEL_CONFIGS = (BabyMobileNetConfig, AddNISTCNNConfig, ConvNextUNetConfig, ResidualUNetConfig)
+MODEL_CONFIGS = (BabyMobileNetConfig, AddNISTCNNConfig, ConvNextUNetConfig, ResidualUNetConfig, EDMUNetConfig)

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from hpcvision.config.frozen import Frozen
 from hpcvision.config.models import MODEL_CONFIGS
-from hpcvision.config.run import TASK_CONFIGS, RunConfig, flatten
+from hpcvision.config.run import RunConfig, flatten
+from hpcvision.config.task import TASK_CONFIGS
 from hpcvision.errors import UserError
 
 VARIANTS: dict[str, tuple[type[Frozen], ...]] = {"model.kind": MODEL_CONFIGS, "task.kind": TASK_CONFIGS}

@@ -10,13 +10,12 @@ from hpcvision.config.caps import check_steps
 from hpcvision.config.data import SOURCE_SHAPES, DataConfig
 from hpcvision.config.frozen import Frozen
 from hpcvision.config.models import DenoiserConfig, ModelConfig
+from hpcvision.config.task import ClassifyConfig, SampleConfig, TaskConfig, check_sampling
 from hpcvision.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 BatchNorm = Literal["per_process", "synchronized"]
 Weights = Literal["raw", "ema"]
-Prediction = Literal["epsilon", "x0", "v"]
-Variance = Literal["small", "large"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 # Fields that came after runs had been made, with the value that is what those runs did. At that value a field is left
@@ -26,37 +25,13 @@ ADDED_LATER = {
     ("train", "cuda_graph"): True,
     ("task", "prediction"): "epsilon",
     ("task", "min_snr_gamma"): None,
+    ("task", "sigma_data"): 0.5,
+    ("task", "log_sigma_mean"): -1.2,
+    ("task", "log_sigma_deviation"): 1.2,
     ("sample", "eta"): 0.0,
     ("sample", "variance"): "small",
+    ("sample", "guidance_interval"): None,
 }
-
-
-class ClassifyConfig(Frozen):
-    """Predict the class of an image."""
-
-    kind: Literal["classify"] = "classify"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Probability mass spread evenly over all classes."""
-
-
-class DiffuseConfig(Frozen):
-    """Find the noise in a noised image, given its class (Ho et al. 2020)."""
-
-    kind: Literal["diffuse"] = "diffuse"
-    timesteps: int = Field(1000, ge=2)
-    """Number of noise levels of the forward process."""
-    noise_schedule: Literal["linear", "cosine"] = "linear"
-    """How the variance grows with the timestep."""
-    prediction: Prediction = "epsilon"
-    """What the network says: the noise, the clean image, or the velocity v between them (Salimans & Ho 2022)."""
-    min_snr_gamma: float | None = Field(None, gt=0)
-    """Weight the squared error by timestep as min-SNR does (Hang et al. 2023, who take 5); None: no weight."""
-    label_dropout: float = Field(0.1, ge=0, lt=1)
-    """Share of the training images shown without their label (classifier-free guidance)."""
-
-
-TaskConfig = Annotated[ClassifyConfig | DiffuseConfig, Field(discriminator="kind")]
-TASK_CONFIGS = (ClassifyConfig, DiffuseConfig)
 
 
 class TrainConfig(Frozen):
@@ -139,27 +114,6 @@ class EmaConfig(Frozen):
     """Which of the two is the run's result; chosen here, before training, never by looking at the scores."""
 
 
-class SampleConfig(Frozen):
-    """What a generator draws when it is finished; ignored by classifiers."""
-
-    sampler: Literal["ddim", "ddpm", "heun", "dpm_solver_2m"] = "ddim"
-    """ddim, heun and dpm_solver_2m are deterministic, the last two of second order; ddpm is ancestral."""
-    steps: int = Field(50, ge=1)
-    """Network evaluations per image."""
-    eta: float = Field(0.0, ge=0, le=1)
-    """ddim: how much noise is added at every step, from none to as much as ddpm adds."""
-    variance: Variance = "small"
-    """ddpm: of the added noise; beta tilde or beta of Ho et al. 2020."""
-    guidance_scale: float = Field(1.0, ge=0)
-    """Classifier-free guidance; 1 is the plain conditional model."""
-    images: int = Field(64, ge=0)
-    """Random samples kept in the archive."""
-    interpolation_pairs: int = Field(8, ge=0)
-    """Pairs of classes between which is interpolated."""
-    interpolation_points: int = Field(10, ge=2)
-    """Images from one end of a pair to the other, ends included."""
-
-
 class CadenceConfig(Frozen):
     """How often things are written; nothing here can change a result, so it is not part of the fingerprint."""
 
@@ -206,17 +160,8 @@ class RunConfig(Frozen):
             raise ValueError(f"data.source=synthetic draws {list(SOURCE_SHAPES.values())} (side, classes), not {shape}")
         if self.data.augmentation.flip and shape == SOURCE_SHAPES["addnist"]:
             raise ValueError("data.augmentation.flip=true would mirror digits; AddNIST gets no flip")
-        if self.task.kind == "diffuse" and self.sample.steps > self.task.timesteps:
-            raise ValueError(f"sample.steps={self.sample.steps} is more than task.timesteps={self.task.timesteps}")
-        if self.sample.eta and self.sample.sampler != "ddim":
-            raise ValueError(f"sample.eta={self.sample.eta} is for sample.sampler=ddim, not {self.sample.sampler}")
-        if self.sample.variance != "small" and self.sample.sampler != "ddpm":
-            raise ValueError(f"sample.variance=large is for sample.sampler=ddpm, not {self.sample.sampler}")
-        if self.task.kind == "diffuse" and self.task.label_dropout == 0 and self.sample.guidance_scale != 1:
-            raise ValueError(
-                f"sample.guidance_scale={self.sample.guidance_scale} needs a model that has also seen images without "
-                "their label; set task.label_dropout above 0 (0.1 is usual), or sample.guidance_scale=1"
-            )
+        if self.task.kind == "diffuse":
+            check_sampling(self.task, self.sample)
         if self.ema.headline == "ema" and self.ema.beta == 0:
             raise ValueError("ema.headline=ema needs ema.beta above 0")
         return self

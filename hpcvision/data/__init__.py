@@ -12,6 +12,7 @@ from hpcvision.errors import UserError
 
 __all__ = [
     "DATASETS",
+    "SPLIT_NAMES",
     "Split",
     "SplitName",
     "class_names",

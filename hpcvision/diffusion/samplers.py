@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcvision.config.run import SampleConfig, Variance
-from hpcvision.diffusion.loss import PredictNoise
+from hpcvision.config.task import SampleConfig, Variance
+from hpcvision.diffusion.loss import PredictNoise, add_noise
 from hpcvision.diffusion.noise import StepNoise
 from hpcvision.errors import UserError
 
@@ -64,18 +64,24 @@ def ddpm(
     steps: int,
     step_noise: StepNoise,
     variance: Variance = "small",
+    noise_power: Mapping[int, float] | None = None,
 ) -> Tensor:
     """(B, C, H, W) images in [-1, 1], ancestral sampling with a fixed variance (Ho et al. 2020, eq. 7 and section 3.2).
 
     Arguments as for `ddim`. variance: `small` is that of the posterior for a known clean image, beta tilde; `large` is
-    beta itself. Between respaced timesteps both are those of the longer step.
+    beta itself; `analytic` the best one for this model (Bao et al. 2022, theorem 1), which needs the `noise_power` of
+    the timesteps. Between respaced timesteps all are those of the longer step.
     """
     path = _Path(predict_noise, alpha_bars, steps)
     x = noise
     for timestep, a, a_next in path.pairs():
         clean, epsilon = path.look(x, timestep)
         small = _posterior_variance(a, a_next)
-        added = small if variance == "small" else 1 - a / a_next
+        added = 1 - a / a_next if variance == "large" else small
+        if variance == "analytic":
+            assert noise_power is not None, "measured by noise_power()"
+            uncertain = math.sqrt((1 - a) * a_next / a) - math.sqrt(1 - a_next - small)
+            added += uncertain**2 * max(0.0, 1 - noise_power[timestep])
         mean = math.sqrt(a_next) * clean + math.sqrt(1 - a_next - small) * epsilon
         x = mean + math.sqrt(added) * step_noise(timestep)
     return path.look(x, path.last)[0]
@@ -130,18 +136,58 @@ def dpm_solver_2m(
     return path.look(x, path.last)[0]
 
 
+@torch.no_grad()
+def encode(predict_noise: PredictNoise, images: Tensor, alpha_bars: Tensor, *, steps: int) -> Tensor:
+    """(B, C, H, W) noise from which `ddim` makes about these images (Song et al. 2021, section 4.3).
+
+    images: (B, C, H, W) float32 in [-1, 1]. The way of `ddim` is gone backwards, with the noise found where a step
+    starts instead of where it ends, so it is exact only for many steps.
+    """
+    path = _Path(predict_noise, alpha_bars, steps)
+    upwards = path.timesteps[::-1]
+    x = images * math.sqrt(path.table[upwards[0]])
+    for timestep, following in itertools.pairwise(upwards):
+        a, a_next = path.table[timestep], path.table[following]
+        epsilon = path.predict(x, timestep)
+        # Not clipped: what clipping takes away, no decoder gives back.
+        clean = (x - math.sqrt(1 - a) * epsilon) / math.sqrt(a)
+        x = (math.sqrt(a_next) * clean + math.sqrt(1 - a_next) * epsilon).to(images.dtype)
+    return x
+
+
+@torch.no_grad()
+def noise_power(
+    predict_noise: PredictNoise, images: Tensor, noise: Tensor, alpha_bars: Tensor, *, steps: int
+) -> dict[int, float]:
+    """timestep of a `ddpm` path -> mean square of the noise that the predictor finds (Bao et al. 2022, eq. 8).
+
+    images, noise: (B, C, H, W) float32; the mean is over them. It is 1 for a predictor that is told the noise, and less
+    for any honest one: what is missing is the uncertainty about the clean image.
+    """
+    path = _Path(predict_noise, alpha_bars, steps)
+    return {
+        timestep: float(
+            path.predict(add_noise(images, noise, alpha_bars[timestep].expand(len(images))), timestep)
+            .double()
+            .square()
+            .mean()
+        )
+        for timestep in path.timesteps
+    }
+
+
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
     {"ddim": ddim, "ddpm": ddpm, "heun": heun, "dpm_solver_2m": dpm_solver_2m}
 )
 
 
-def sampler_of(config: SampleConfig) -> Sampler:
-    """The sampler of these settings, its own settings bound."""
+def sampler_of(config: SampleConfig, noise_power: Mapping[int, float] | None = None) -> Sampler:
+    """The sampler of these settings, its own settings bound; noise_power: for the analytic variance."""
     match config.sampler:
         case "ddim":
             return partial(ddim, eta=config.eta)
         case "ddpm":
-            return partial(ddpm, variance=config.variance)
+            return partial(ddpm, variance=config.variance, noise_power=noise_power)
         case name:
             return SAMPLERS[name]
 
@@ -186,11 +232,15 @@ class _Path:
         for timestep, following in itertools.pairwise(self.timesteps):
             yield timestep, self.table[timestep], self.table[following]
 
+    def predict(self, x: Tensor, timestep: int) -> Tensor:
+        """The noise that the predictor finds in x; half precision is made single, float64 stays."""
+        epsilon = self.predict_noise(x, torch.full((len(x),), timestep, device=x.device, dtype=torch.int64))
+        return epsilon.to(torch.promote_types(epsilon.dtype, x.dtype))
+
     def look(self, x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
         """The clean image in [-1, 1] and the noise that the predictor finds in x; together they are x."""
         a = self.table[timestep]
-        epsilon = self.predict_noise(x, torch.full((len(x),), timestep, device=x.device, dtype=torch.int64))
-        epsilon = epsilon.to(torch.promote_types(epsilon.dtype, x.dtype))  # half precision up, float64 stays
+        epsilon = self.predict(x, timestep)
         clean = ((x - math.sqrt(1 - a) * epsilon) / math.sqrt(a)).clamp(-1, 1).to(x.dtype)
         # Clipping changed the clean image, so the noise has to follow.
         return clean, (x - math.sqrt(a) * clean) / math.sqrt(1 - a)

@@ -22,6 +22,7 @@ LEAST_IMAGES = 32
 THREADS_ARE_FASTER = {"addnist_cnn"}
 # malloc in huge pages, which can only be asked for before a process starts: 9 % less CPU time for a training step.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
 
 
@@ -34,13 +35,19 @@ def choose_processes(config: RunConfig, cores: int | None = None) -> int:
     if config.model.kind in THREADS_ARE_FASTER:
         return 1
     batch = config.train.global_batch_size
-    most = max(1, min(cores or len(os.sched_getaffinity(0)), batch // LEAST_IMAGES))
+    most = max(1, min(cores or usable_cores(), batch // LEAST_IMAGES))
     return max(count for count in range(1, most + 1) if batch % count == 0)
 
 
-def run_processes(rundir: RunDir, processes: int) -> None:
-    """Train with `processes` ranks and wait for them; raises UserError with what the first failing rank said.
+def usable_cores() -> int:
+    """Cores of the affinity mask."""
+    return len(os.sched_getaffinity(0))
 
+
+def run_processes(rundir: RunDir, processes: int) -> None:
+    """Train, or draw what is requested in the folder, with `processes` ranks, and wait for them.
+
+    Raises UserError with what the first failing rank said.
     Rank 0 has the terminal, the others write to rank-<n>.log in the run folder. SIGTERM and SIGUSR go on to all ranks,
     which then save and stop together.
     """
@@ -136,6 +143,8 @@ def failure(rundir: RunDir, rank: int, code: int, piped: str) -> UserError:
         text = piped.partition("\0")[0].rstrip()
     elif rundir.failure.exists():
         text = rundir.failure.read_text().rstrip()
+    elif code == INTERRUPTED:
+        text = "stopped by Ctrl-C"
     else:
         text = f"rank {rank}: ended with exit code {code} and no words; see the log of that process"
     return in_one_line(text, rundir, UserError if code == UserError.exit_code else TrainingStopped)

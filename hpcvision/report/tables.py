@@ -1,5 +1,6 @@
 """Tables for a terminal: jobs, models, one job in full, data sets, runs."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,3 +175,38 @@ def scores_in_words(summary: "Summary") -> str:
             f"{scores['accuracy']:.3f} ± {scores['accuracy_batch_deviation']:.3f} over batches)"
         )
     return f"{split} denoising loss {scores['loss']:.4f}" if "loss" in scores else ""
+
+
+def print_scores(archive: Path) -> None:
+    """A row for every score of generated images in an archive: mean ± standard deviation over the sets of seeds."""
+    from hpcvision.results.reader import read_scores
+
+    scores = read_scores(archive).values()
+    numbers = ("distance", "kernel", "recall", "agreement", "ms/image")
+    made = table("against", "weights", "sampler", "steps", *numbers, numbers=numbers)
+    for facts in scores:
+        distance = next(name for name in facts if name in ("fid", "frechet") or name.startswith("frechet_inception"))
+        guided = f" x{facts['guidance_scale']:g}" if facts["guidance_scale"] != 1 else ""
+        made.add_row(
+            facts["reference"],
+            facts["weights"],
+            facts["sampler"] + guided,
+            str(facts["steps"]),
+            with_deviation(facts, distance, 3),
+            with_deviation(facts, "kernel_distance", 4),
+            with_deviation(facts, "recall", 3),
+            with_deviation(facts, "classifier_agreement", 3),
+            f"{1000 * facts['seconds_per_image']:.2f}",
+        )
+    console().print(made)
+    for extractor in sorted({facts["extractor"] for facts in scores}):
+        known = "an FID" if extractor == "inception_v3" else "no FID"
+        console().print(f"Fréchet distance on the features of {extractor}: {known}.")
+
+
+def with_deviation(facts: dict[str, Any], name: str, digits: int) -> str:
+    """`1.234 ± 0.012`, without the deviation when there was one set; nothing when there is no such value."""
+    if name not in facts:
+        return ""
+    deviation = facts[f"{name}_deviation"]
+    return f"{facts[name]:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")

@@ -9,6 +9,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from hpcvision.config import RunConfig
+from hpcvision.config.run import Weights
 from hpcvision.errors import CapExceeded, UserError
 from hpcvision.results.files import open_archive
 from hpcvision.results.record import FORMAT
@@ -34,10 +36,11 @@ class Summary:
     """Final scores of a finished run."""
 
 
-def check_format(file: h5py.File, kind: str, path: Path) -> None:
-    """Raise UserError when the file is no archive of this kind or of a newer format."""
-    if file.attrs.get("kind") != kind:
-        raise UserError(f"{path} is not an archive of a {kind} (kind={file.attrs.get('kind')!r})")
+def check_format(file: h5py.File, kind: str | tuple[str, ...], path: Path) -> None:
+    """Raise UserError when the file is no archive of this kind, or of one of these, or of a newer format."""
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if file.attrs.get("kind") not in kinds:
+        raise UserError(f"{path} is not an archive of a {' or '.join(kinds)} (kind={file.attrs.get('kind')!r})")
     if file.attrs["format"] > FORMAT:
         raise UserError(f"{path} has format {file.attrs['format']}, this hpcvision reads up to {FORMAT}; upgrade it")
 
@@ -53,7 +56,7 @@ def read_summary(path: Path) -> Summary:
     """The summary of a results.h5."""
     with open_archive(path) as file:
         check_format(file, "run", path)
-        split = next(iter(file.get("scores", {})), "test")
+        split = next((name for name in ("test", "validation") if f"scores/{name}" in file), "test")
         stored = file[f"scores/{split}"].attrs if f"scores/{split}" in file else {}
         check_caps(file, path)
         return Summary(
@@ -80,12 +83,12 @@ def read_curves(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read_images(path: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """All pictures of a run: `samples/<name>` (N, H, W, 3) and `interpolations/<name>` (pairs, points, H, W, 3)."""
+    """All pictures of a run: `samples/<name>` (N, H, W, 3), and with one more axis `interpolations` and `strips`."""
     with open_archive(path) as file:
-        check_format(file, "run", path)
+        check_format(file, ("run", "images"), path)
         return {
             f"{kind}/{name}": group["images"][()]
-            for kind in ("samples", "interpolations")
+            for kind in ("samples", "interpolations", "strips")
             for name, group in file.get(kind, {}).items()
         }
 
@@ -95,3 +98,36 @@ def table(group: h5py.Group) -> pd.DataFrame:
     return pd.DataFrame(
         {name: item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()] for name, item in group.items()}
     )
+
+
+def read_model(path: Path) -> tuple[RunConfig, dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]]:
+    """The configuration of a run and its weights: `raw` and perhaps `ema`, name -> array."""
+    with open_archive(path) as file:
+        check_format(file, "run", path)
+        check_caps(file, path)
+        config = RunConfig.model_validate_json(file.attrs["config_json"])
+        return config, {
+            kind: {name: item[()] for name, item in group.items()} for kind, group in file["weights"].items()
+        }
+
+
+def read_model_facts(path: Path) -> tuple[RunConfig, list[Weights]]:
+    """As `read_model`, but of the weights only which there are."""
+    with open_archive(path) as file:
+        check_format(file, "run", path)
+        return RunConfig.model_validate_json(file.attrs["config_json"]), list(file["weights"])
+
+
+def read_scores(path: Path) -> dict[str, dict[str, Any]]:
+    """Of every score of generated images: the passport's facts, and each value as `name` and `name_deviation`."""
+    with open_archive(path) as file:
+        check_format(file, "run", path)
+        scores: dict[str, dict[str, Any]] = {}
+        for name, group in file.get("scores", {}).items():
+            if "extractor" in group.attrs:
+                scores[name] = dict(group.attrs)
+                for key, dataset in group.items():
+                    if "mean" in dataset.attrs:
+                        scores[name] |= {key: dataset.attrs["mean"]}
+                        scores[name] |= {f"{key}_deviation": dataset.attrs["standard_deviation"]}
+        return scores

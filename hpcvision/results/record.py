@@ -21,13 +21,13 @@ class Samples:
 
 
 @dataclass
-class Interpolations:
-    """Images on the way between two samples: (pairs, points, H, W, 3) uint8, labels (pairs, 2)."""
+class Rows:
+    """Images on the way from one to another: (rows, points, H, W, 3) uint8, labels (rows, 2) of the two ends."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     attributes: dict[str, Any]
-    """method and the sampler's settings."""
+    """The sampler's settings; of an interpolation its method, of a strip the timesteps of its points."""
 
 
 @dataclass
@@ -57,4 +57,26 @@ class Record:
     confusion: NDArray[np.int64] | None = None
     class_names: list[str] = field(default_factory=list)
     samples: dict[str, Samples] = field(default_factory=dict)
-    interpolations: dict[str, Interpolations] = field(default_factory=dict)
+    interpolations: dict[str, Rows] = field(default_factory=dict)
+    strips: dict[str, Rows] = field(default_factory=dict)
+
+
+@dataclass
+class Score:
+    """Scores of one way of sampling, over several sets of images drawn with different seeds."""
+
+    values: dict[str, list[float]]
+    """One value of each set."""
+    passport: dict[str, Any]
+    """All that two scores must have in common to be compared."""
+    by_class: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """(classes,) arrays, of the first set."""
+
+    def mean(self, name: str) -> float:
+        """Mean over the sets."""
+        return float(np.mean(self.values[name]))
+
+    def deviation(self, name: str) -> float:
+        """Standard deviation over the sets, divided by n - 1; not a number for a single set."""
+        values = self.values[name]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

@@ -9,8 +9,8 @@ import numpy as np
 
 from hpcvision.config import flatten
 from hpcvision.results import digests
-from hpcvision.results.files import write_archive
-from hpcvision.results.record import FORMAT, Record
+from hpcvision.results.files import open_archive, write_archive
+from hpcvision.results.record import FORMAT, Record, Rows, Samples, Score
 
 TRAIN_COLUMNS = {
     "step": ("i8", "optimisation steps completed", "steps"),
@@ -20,6 +20,7 @@ TRAIN_COLUMNS = {
     "images_per_second": ("f4", "training images per second since the last point, all processes together", "1/s"),
     "accuracy": ("f4", "training accuracy, mean since the last point, with augmentation", "fraction"),
 }
+LOWER_IS_BETTER = {"fid", "frechet", "kernel_distance", "seconds_per_image"}
 HIGHER_IS_BETTER = {"loss": False, "accuracy": True}
 
 
@@ -31,6 +32,57 @@ def write_results(path: Path, record: Record) -> None:
         digests.seal(file)
 
     write_archive(path, fill)
+
+
+def write_images(
+    path: Path,
+    attributes: dict[str, Any],
+    *,
+    samples: dict[str, Samples] | None = None,
+    interpolations: dict[str, Rows] | None = None,
+    strips: dict[str, Rows] | None = None,
+) -> None:
+    """A small archive of kind `images`: pictures that a finished run's model drew later."""
+
+    def fill(file: h5py.File) -> None:
+        file.attrs.update({"format": FORMAT, "kind": "images"} | attributes)
+        fill_images(file, samples or {}, interpolations or {}, strips or {})
+        digests.seal(file)
+
+    write_archive(path, fill)
+
+
+def add_scores(path: Path, scores: dict[str, Score], *, reads_test: bool) -> None:
+    """Add `/scores/<name>` to a finished archive, in the place of older ones of that name; the file is made anew."""
+
+    def fill(file: h5py.File) -> None:
+        with open_archive(path) as old:
+            file.attrs.update(old.attrs)
+            for name, item in old.items():
+                if name != digests.TABLE:
+                    old.copy(item, file, name)
+        if reads_test:
+            file.attrs["test_reads"] += 1
+        for name, score in scores.items():
+            if f"scores/{name}" in file:
+                del file[f"scores/{name}"]
+            fill_score(file.create_group(f"scores/{name}"), score)
+        digests.seal(file)
+
+    write_archive(path, fill)
+
+
+def fill_score(group: h5py.Group, score: Score) -> None:
+    """Each value as a dataset over the sets of seeds with its mean and deviation, and the passport as attributes."""
+    group.attrs["description"] = "scores of generated images; each dataset has one value for every set of seeds"
+    group.attrs.update({name: value for name, value in score.passport.items() if value is not None})
+    for name, values in score.values.items():
+        dataset = column(group, name, values, "f8", f"{name.replace('_', ' ')}, one value for every set of seeds")
+        dataset.attrs.update(mean=score.mean(name), standard_deviation=score.deviation(name))
+        dataset.attrs.update(low=min(values), high=max(values), higher_is_better=name not in LOWER_IS_BETTER)
+    for name, array in score.by_class.items():
+        dataset = group.create_dataset(name, data=array)
+        dataset.attrs["description"] = f"{name.replace('_', ' ')} of the first set, by class index"
 
 
 def fill_run(file: h5py.File, record: Record) -> None:
@@ -61,7 +113,7 @@ def fill_run(file: h5py.File, record: Record) -> None:
         scores.attrs.update(record.scores)
     if record.confusion is not None:
         fill_classes(file, record)
-    fill_images(file, record)
+    fill_images(file, record.samples, record.interpolations, record.strips)
 
 
 def column(group: h5py.Group, name: str, values: Any, dtype: str, description: str, unit: str = "") -> h5py.Dataset:
@@ -127,21 +179,35 @@ def fill_classes(file: h5py.File, record: Record) -> None:
     column(classes, "names", record.class_names, "str", "class names")
 
 
-def fill_images(file: h5py.File, record: Record) -> None:
-    """/samples/<name> and /interpolations/<name>, one image per chunk so that one can be read alone."""
-    for name, samples in record.samples.items():
-        group = file.create_group(f"samples/{name}")
-        group.attrs.update(samples.attributes)
-        dataset = pictures(group, samples.images)
-        dataset.attrs["description"] = "generated images, not selected; height x width x red, green, blue"
-        column(group, "labels", samples.labels, "i8", "class of each image")
-        column(group, "seeds", samples.seeds, "i8", "seed of each image's noise")
-    for name, way in record.interpolations.items():
-        group = file.create_group(f"interpolations/{name}")
-        group.attrs.update(way.attributes)
-        dataset = pictures(group, way.images)
-        dataset.attrs["description"] = "rows of images from one sample to another"
-        column(group, "labels", way.labels, "i8", "classes at the two ends")
+def fill_images(
+    file: h5py.File, samples: dict[str, Samples], interpolations: dict[str, Rows], strips: dict[str, Rows]
+) -> None:
+    """/samples/<name>, /interpolations/<name> and /strips/<name>, one image per chunk so that one can be read alone."""
+    for name, some in samples.items():
+        fill_samples(file, name, some)
+    for name, rows in interpolations.items():
+        fill_rows(file, f"interpolations/{name}", rows, "rows of images from one sample to another")
+    for name, rows in strips.items():
+        fill_rows(file, f"strips/{name}", rows, "rows of one image each, at the noise levels of `timesteps`")
+
+
+def fill_samples(file: h5py.File, name: str, samples: Samples) -> None:
+    """/samples/<name>."""
+    group = file.create_group(f"samples/{name}")
+    group.attrs.update(samples.attributes)
+    dataset = pictures(group, samples.images)
+    how = "selected by `rule`" if "rule" in samples.attributes else "not selected"
+    dataset.attrs["description"] = f"generated images, {how}; height x width x red, green, blue"
+    column(group, "labels", samples.labels, "i8", "class of each image")
+    column(group, "seeds", samples.seeds, "i8", "seed of each image's noise")
+
+
+def fill_rows(file: h5py.File, path: str, rows: Rows, description: str) -> None:
+    """Rows of images at `path`."""
+    group = file.create_group(path)
+    group.attrs.update(rows.attributes)
+    pictures(group, rows.images).attrs["description"] = description
+    column(group, "labels", rows.labels, "i8", "classes at the two ends of each row")
 
 
 def pictures(group: h5py.Group, images: np.ndarray[Any, np.dtype[np.uint8]]) -> h5py.Dataset:

@@ -3,7 +3,9 @@
 import threading
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -28,6 +30,10 @@ class Board:
     def images(self, name: str, images: torch.Tensor, step: int) -> None:
         """A grid of (N, 3, H, W) images in [0, 1], eight in a row."""
         self.writer.add_image(name, grid(images.cpu().float()), step)
+
+    def pictures(self, name: str, images: NDArray[np.uint8], step: int) -> None:
+        """As `images`, of (N, H, W, 3) uint8."""
+        self.images(name, torch.from_numpy(images).permute(0, 3, 1, 2) / 255, step)
 
     def settings(self, config: RunConfig, scores: dict[str, float]) -> None:
         """The flattened configuration as HParams with the final scores, in this event file.

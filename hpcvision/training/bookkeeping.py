@@ -3,7 +3,7 @@
 import math
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from hpcvision.rundir import RunDir, remove_half_written
 from hpcvision.stopping import StopRequest
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
+from hpcvision.training.artefacts import Artefacts
 from hpcvision.training.board import Board
 from hpcvision.training.journal import Journal, ledger
 from hpcvision.training.optim import learning_rate
 from hpcvision.training.progress import StepProgress
 from hpcvision.training.state import NEVER, State
-from hpcvision.training.tasks import Artefacts, Task
+from hpcvision.training.tasks import Task
 
 # The ranks agree to stop about twice a second: a queue gives 30 seconds between SIGTERM and SIGKILL, and on a GPU each
 # agreement is one of the few moments at which the host waits for the device.
@@ -136,6 +137,7 @@ class Bookkeeping:
             self.save()
         if evaluates:
             self.evaluate()
+            self.preview()
         self.progress.advance(step, self.numbers)
         # A stop that comes with the last step comes too late: what is left is shorter than a restart.
         return 0 if is_last else code
@@ -204,6 +206,12 @@ class Bookkeeping:
                 group = "validation" if kind == self.config.ema.headline else f"validation_{kind}"
                 self.board.scalars(self.state.step, {f"{group}/{name}": scores[name] for name in scores})
 
+    def preview(self) -> None:
+        """What a generator draws by now from the same noise every time, in TensorBoard."""
+        images = self.task.preview(states.load_for_evaluation(self.state, self.config.ema.headline, self.rank))
+        if images is not None and self.board:
+            self.board.pictures("samples/from_the_same_noise", images, self.state.step)
+
     def evaluate_if_missing(self) -> None:
         """Make up for what is missing of this very step's evaluation, when the last stay ended amid or before it."""
         step = self.state.step
@@ -262,6 +270,7 @@ class Bookkeeping:
             class_names=data.class_names(config.data, **self.shape) if artefacts.confusion is not None else [],
             samples=artefacts.samples,
             interpolations=artefacts.interpolations,
+            strips=artefacts.strips,
         )
 
     def interrupted(self, reason: str) -> Outcome:
@@ -276,20 +285,21 @@ class Bookkeeping:
         state, config = self.state, self.config
         if self.journal and split == "test":
             self.journal.add("test_read", step=state.step)
-        # The headline weights come last, so that the evaluation copy holds them for the samples.
+        # The headline weights come last, so the scores without a suffix are theirs.
+        artefacts = Artefacts()
         scores: dict[str, float] = {}
         for kind in sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline):
             evaluation = self.task.evaluate(states.load_for_evaluation(state, kind, self.rank), split)
             if self.journal and split == "test":
                 self.journal.add("evaluate", step=state.step, split=split, weights=kind, **evaluation.scores)
             scores |= {f"{name}_{kind}": value for name, value in evaluation.scores.items()}
-        artefacts = self.task.finish(state.evaluated, evaluation)
+            made = self.task.finish(state.evaluated, kind, evaluation)
+            artefacts = replace(made, samples=artefacts.samples | made.samples)
         artefacts.scores = artefacts.scores | scores
         weights = self.weights()
         if self.rank.is_main and self.journal and self.board:
             for name, samples in artefacts.samples.items():
-                pictures = torch.from_numpy(samples.images).permute(0, 3, 1, 2) / 255
-                self.board.images(f"samples/{name}", pictures, state.step)
+                self.board.pictures(f"samples/{name}", samples.images, state.step)
             self.board.settings(config, {f"final_{split}/{name}": value for name, value in artefacts.scores.items()})
             self.data |= {f"{split}_sha256": self.digest(split)}
             self.journal.add("stop", step=state.step, reason="finished")

@@ -11,10 +11,11 @@ LINE_SECONDS = 30.0
 
 
 class StepProgress:
-    """Shows the steps of one run; silent on all ranks but the main one."""
+    """Shows the steps of one run, or whatever `unit` says; silent on all ranks but the main one."""
 
-    def __init__(self, *, first_step: int, steps: int, name: str, is_main: bool) -> None:
+    def __init__(self, *, first_step: int, steps: int, name: str, is_main: bool, unit: str = "step") -> None:
         self.is_main = is_main
+        self.unit = unit
         self.steps = steps
         self.first_step = first_step
         self.name = name
@@ -45,7 +46,7 @@ class StepProgress:
         elif self.is_main and time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
             seconds = (self.last_line - self.started) / max(1, step - self.first_step) * (self.steps - step)
-            self.say(f"step {step:,}/{self.steps:,}  {numbers}  {clock(seconds)} left")
+            self.say(f"{self.unit} {step:,}/{self.steps:,}  {numbers}  {clock(seconds)} left")
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar or in the log."""

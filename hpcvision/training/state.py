@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcvision.config import RunConfig
-from hpcvision.config.run import Precision
+from hpcvision.config.run import Precision, Weights
 from hpcvision.distributed import Rank
 from hpcvision.models import build_model
 from hpcvision.training.batch_norm import synchronize
@@ -114,7 +114,7 @@ def weights_of(state: State, kind: str, rank: Rank) -> dict[str, torch.Tensor]:
     return weights
 
 
-def kinds(state: State) -> list[str]:
+def kinds(state: State) -> list[Weights]:
     """The sets of weights that the run has."""
     return ["raw", "ema"] if state.average else ["raw"]
 

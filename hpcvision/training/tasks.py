@@ -4,24 +4,27 @@ Every random number is drawn for the global batch from a named stream and sliced
 on any number of processes and after any resume.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from hpcvision import data, diffusion
-from hpcvision.config import ClassifyConfig, DiffuseConfig, RunConfig, SampleConfig
-from hpcvision.config.run import Precision
+from hpcvision.config import ClassifyConfig, DiffuseConfig, RunConfig
+from hpcvision.config.run import Precision, Weights
 from hpcvision.data.augment import normalise
 from hpcvision.distributed import Rank
 from hpcvision.metrics import accuracy
-from hpcvision.results.record import Interpolations, Samples
 from hpcvision.seeding import generator
+from hpcvision.training import scoring
+from hpcvision.training.artefacts import Artefacts, Gallery
 from hpcvision.training.batches import Batches
+from hpcvision.training.generation import Generator
 from hpcvision.training.precision import autocast
 
 EVALUATION_BATCH = 500
@@ -34,16 +37,6 @@ class Evaluation:
     scores: dict[str, float]
     labels: torch.Tensor | None = None
     predictions: torch.Tensor | None = None
-
-
-@dataclass
-class Artefacts:
-    """What a finished run adds to its archive."""
-
-    scores: dict[str, float] = field(default_factory=dict)
-    confusion: np.ndarray[Any, np.dtype[np.int64]] | None = None
-    samples: dict[str, Samples] = field(default_factory=dict)
-    interpolations: dict[str, Interpolations] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -69,8 +62,11 @@ class Task(Protocol):
     def inputs(self, step: int, count: int) -> torch.Tensor:
         """(count, 3, H, W) in [0, 1]: what the network is shown at `step`, as a picture for people."""
 
-    def finish(self, model: nn.Module, evaluation: Evaluation) -> Artefacts:
-        """What goes into the archive of a finished run; call it on every rank."""
+    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation) -> Artefacts:
+        """What goes into the archive of a finished run from this set of weights; call it on every rank."""
+
+    def preview(self, model: nn.Module) -> NDArray[np.uint8] | None:
+        """(N, H, W, 3) uint8: what the model draws by now, if it draws; call it on every rank."""
 
 
 class Classify:
@@ -127,13 +123,16 @@ class Classify:
         }
         return Evaluation(scores, labels.cpu(), predictions)
 
-    def finish(self, model: nn.Module, evaluation: Evaluation) -> Artefacts:
+    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation) -> Artefacts:
         """The confusion matrix of the given evaluation."""
-        del model
+        del model, weights
         assert evaluation.labels is not None, "made by evaluate()"
         assert evaluation.predictions is not None, "made by evaluate()"
         matrix = accuracy.confusion_matrix(evaluation.labels, evaluation.predictions, self.config.model.num_classes)
         return Artefacts(scores=evaluation.scores, confusion=matrix.numpy())
+
+    def preview(self, model: nn.Module) -> None:
+        """Nothing: a classifier draws no pictures."""
 
 
 class Diffuse:
@@ -149,11 +148,12 @@ class Diffuse:
         self.precision = precision
         self.batches = Batches(config, rank)
         self.inputs = self.batches.inputs
-        self.alpha_bars = diffusion.alpha_bar(config.task).to(rank.device)
+        self.generator = Generator(config, rank, precision)
         self.losses = partial(
             diffusion.denoising_loss,
-            alpha_bars=self.alpha_bars,
+            alpha_bars=self.generator.alpha_bars,
             prediction=config.task.prediction,
+            sigma_data=config.task.sigma_data,
             min_snr_gamma=config.task.min_snr_gamma,
         )
 
@@ -163,7 +163,7 @@ class Diffuse:
         stream = generator(self.config.seed, "noise", step)
         side = self.config.model.image_size
         return self.batches.draw(step) | {
-            "timesteps": torch.randint(self.task.timesteps, (size,), generator=stream)[rows],
+            "timesteps": diffusion.draw_timesteps(self.task, size, stream)[rows],
             "label_uniform": torch.rand(size, generator=stream)[rows],
             "noise": torch.randn(size, 3, side, side, generator=stream)[rows],
         }
@@ -187,7 +187,7 @@ class Diffuse:
         for number in range(self.rank.index, len(chunks), self.rank.world_size):
             chosen = chunks[number]
             stream = generator(0, "evaluation noise", number)
-            timesteps = torch.randint(self.task.timesteps, (len(chosen),), generator=stream).to(self.rank.device)
+            timesteps = diffusion.draw_timesteps(self.task, len(chosen), stream).to(self.rank.device)
             noise = torch.randn(len(chosen), *images.shape[1:], generator=stream).to(self.rank.device)
             clean = normalise(images[chosen], mean=self.batches.mean, std=self.batches.std)
             with autocast(self.precision, self.rank.device):
@@ -199,73 +199,32 @@ class Diffuse:
         assert int(total[1]) == len(labels), "each image exactly once"
         return Evaluation({"loss": float(total[0] / total[1])})
 
-    def finish(self, model: nn.Module, evaluation: Evaluation) -> Artefacts:
-        """Random samples, never selected, and spherical interpolations between pairs of classes."""
-        settings, classes = self.config.sample, self.config.model.num_classes
-        artefacts = Artefacts(scores=evaluation.scores)
-        shape = (3, self.config.model.image_size, self.config.model.image_size)
+    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation) -> Artefacts:
+        """Samples of both sets of weights; of the headline's also interpolations and strips."""
+        artefacts, settings = Artefacts(scores=evaluation.scores), self.config.sample
+        gallery = Gallery(self.generator, model, weights, self.noise_power(model))
+        headline = weights == self.config.ema.headline
         if settings.images:
-            seeds = torch.arange(settings.images)
-            labels = seeds * classes // settings.images if settings.images < classes else seeds % classes
-            images = self.sample(model, diffusion.image_noise(seeds.tolist(), shape), labels, seeds.tolist(), settings)
-            artefacts.samples["random"] = Samples(images, labels.numpy(), seeds.numpy(), self.attributes(settings))
-        if settings.interpolation_pairs:
-            pairs, points = settings.interpolation_pairs, settings.interpolation_points
-            ends = torch.randint(classes, (pairs, 2), generator=generator(self.config.seed, "pairs"))
-            fractions = torch.linspace(0, 1, points)
-            noise = diffusion.image_noise(range(2 * pairs), shape)
-            ways = torch.stack([diffusion.slerp(noise[2 * i], noise[2 * i + 1], fractions) for i in range(pairs)])
-            # The noise goes over smoothly; the label changes half way.
-            labels = torch.where(fractions[None, :] < 0.5, ends[:, :1], ends[:, 1:])
-            # Added noise would break the way between two images, so interpolation is always deterministic.
-            if settings.sampler in ("ddim", "ddpm"):
-                settings = settings.model_copy(update={"sampler": "ddim", "eta": 0.0})
-            flat = self.sample(model, ways.flatten(0, 1), labels.flatten(), [0] * labels.numel(), settings)
-            images = flat.reshape(pairs, points, *flat.shape[1:])
-            attributes = self.attributes(settings) | {"method": "slerp"}
-            artefacts.interpolations["slerp"] = Interpolations(images, ends.numpy(), attributes)
+            samples = gallery.random()
+            artefacts.samples["random" if headline else f"random_{weights}"] = samples
+            if headline:
+                judge, rule = scoring.judge_of(self.config, self.rank.device)
+                artefacts.samples["best"] = gallery.best(samples, judge, rule)
+        if settings.interpolation_pairs and headline:
+            artefacts.interpolations = gallery.interpolations()
+            artefacts.strips["denoising"] = gallery.denoising()
         return artefacts
 
-    def attributes(self, settings: SampleConfig) -> dict[str, Any]:
-        """How images were made, for the archive."""
-        attributes: dict[str, Any] = {
-            "sampler": settings.sampler,
-            "steps": settings.steps,
-            "guidance_scale": settings.guidance_scale,
-            "weights": self.config.ema.headline,
-        }
-        if settings.sampler == "ddim":
-            attributes["eta"] = settings.eta
-        if settings.sampler == "ddpm":
-            attributes["variance"] = settings.variance
-        return attributes
+    def noise_power(self, model: nn.Module) -> dict[int, float] | None:
+        """For the analytic variance, if the run samples with it."""
+        if self.config.sample.variance != "analytic":
+            return None
+        images, labels = self.batches.split("train")
+        return self.generator.noise_power(model, images, labels, self.config.sample)
 
-    @torch.no_grad()
-    def sample(
-        self, model: nn.Module, noise: torch.Tensor, labels: torch.Tensor, seeds: list[int], settings: SampleConfig
-    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(N, H, W, 3) uint8 images of the given noise and labels, shared out over the ranks; the same on all."""
-        device = self.rank.device
-        count, channels, height, width = noise.shape
-        images = torch.zeros(count, height, width, channels, dtype=torch.int32, device=device)
-        mine = torch.arange(count)[self.rank.index :: self.rank.world_size]
-        for chosen in mine.split(EVALUATION_BATCH):
-            with autocast(self.precision, device):
-                step_seeds = [seeds[i] for i in chosen.tolist()]
-                drawn = diffusion.sampler_of(settings)(
-                    diffusion.as_noise(
-                        diffusion.guided(model, labels[chosen].to(device), settings.guidance_scale),
-                        self.alpha_bars,
-                        self.task.prediction,
-                    ),
-                    self.batches.layout(noise[chosen].to(device)),
-                    self.alpha_bars,
-                    steps=settings.steps,
-                    step_noise=diffusion.image_step_noise(step_seeds, noise.shape[1:], device=device),
-                )
-            pixels = ((drawn.float() + 1) * 127.5).round().clamp(0, 255).to(torch.int32)
-            images[chosen] = pixels.permute(0, 2, 3, 1)
-        return self.rank.sum(images).to(torch.uint8).cpu().numpy()
+    def preview(self, model: nn.Module) -> NDArray[np.uint8]:
+        """Images of the same noise and labels every time."""
+        return Gallery(self.generator, model, self.config.ema.headline, None).preview()
 
 
 TASKS: dict[str, type[Classify] | type[Diffuse]] = {"classify": Classify, "diffuse": Diffuse}

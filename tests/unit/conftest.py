@@ -17,7 +17,7 @@ def make_record(config):
     import numpy as np
 
     from hpcvision.models import build_model
-    from hpcvision.results.record import Interpolations, Record, Samples
+    from hpcvision.results.record import Record, Rows, Samples
 
     def weights(seed):
         return {name: tensor.numpy() for name, tensor in build_model(config.model, seed=seed).state_dict().items()}
@@ -67,7 +67,7 @@ def make_record(config):
             "class_names": [f"sum {number}" for number in range(20)],
             "samples": {"random": Samples(pictures, np.arange(11), np.arange(100, 111), settings)},
             "interpolations": {
-                "slerp": Interpolations(way, np.array([[0, 1], [2, 3]]), settings | {"method": "slerp"})
+                "slerp": Rows(way, np.array([[0, 1], [2, 3]]), settings | {"method": "slerp"})
             },
         }
         return Record(**fields | changes)

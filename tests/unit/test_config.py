@@ -55,7 +55,14 @@ OTHER_VALUES = {
     "train.steps": 9999,
 }
 # These change only together with a data set of another shape, with the task, or with the sampler.
-TIED = {"model.kind", "task.kind", "model.image_size", "model.num_classes", "sample.variance"}
+TIED = {
+    "model.kind",
+    "task.kind",
+    "model.image_size",
+    "model.num_classes",
+    "sample.variance",
+    "sample.guidance_interval",
+}
 
 
 def keys_of(config):
@@ -214,6 +221,10 @@ def test_the_fingerprint_is_the_sha256_of_the_sorted_settings_without_name_and_c
     assert settings["train"].pop("cuda_graph") is True
     assert settings["task"].pop("prediction") == "epsilon"
     assert settings["task"].pop("min_snr_gamma") is None
+    assert settings["task"].pop("sigma_data") == 0.5
+    assert settings["task"].pop("log_sigma_mean") == -1.2
+    assert settings["task"].pop("log_sigma_deviation") == 1.2
+    assert settings["sample"].pop("guidance_interval") is None
     assert settings["sample"].pop("eta") == 0
     assert settings["sample"].pop("variance") == "small"
     assert GENERATOR.fingerprint == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

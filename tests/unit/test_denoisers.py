@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from hpcvision.config import ConvNextUNetConfig, DenoiserConfig, ResidualUNetConfig
+from hpcvision.config import ConvNextUNetConfig, DenoiserConfig, EDMUNetConfig, ResidualUNetConfig
 from hpcvision.models import build_model
 
-KINDS = (ConvNextUNetConfig, ResidualUNetConfig)
+KINDS = (ConvNextUNetConfig, ResidualUNetConfig, EDMUNetConfig)
 TINY = pytest.mark.parametrize("config", [kind(width=0.1) for kind in KINDS], ids=lambda config: config.kind)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from hpcvision.config import DiffuseConfig
 from hpcvision.config.models import ConvNextUNetConfig
-from hpcvision.config.run import DiffuseConfig
 from hpcvision.diffusion.guidance import guided
 from hpcvision.diffusion.interpolate import linear, slerp
 from hpcvision.diffusion.loss import (
@@ -16,6 +16,7 @@ from hpcvision.diffusion.loss import (
     as_noise,
     denoising_loss,
     drop_labels,
+    edm_scale,
     min_snr_weight,
     prediction_target,
 )
@@ -83,7 +84,7 @@ def test_cosine_alpha_bar_is_the_squared_cosine_until_the_clip():
     assert COSINE[-1].item() == pytest.approx(expected[-1] * 0.001, rel=1e-9)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "edm"])
 @pytest.mark.parametrize("timesteps", [2, 50, 1000])
 def test_alpha_bar_falls_between_1_and_0_in_float64(schedule, timesteps):
     table = alpha_bar(DiffuseConfig(noise_schedule=schedule, timesteps=timesteps))
@@ -120,7 +121,7 @@ def test_the_loss_is_every_images_own_mean_squared_error():
         assert losses[i].item() == pytest.approx(((predicted - noise[i].numpy()) ** 2).mean(), rel=1e-5)
 
 
-PREDICTIONS = ("epsilon", "x0", "v")
+PREDICTIONS = ("epsilon", "x0", "v", "edm")
 
 
 def test_the_velocity_is_the_derivative_of_the_noised_image_by_its_angle():
@@ -148,8 +149,10 @@ def test_a_network_that_knows_the_clean_image_samples_it_whatever_it_predicts(sa
     knows = knowing(clean, COSINE)
 
     def predict(x, timesteps):
-        noise = knows(x.double(), timesteps).double()
-        return prediction_target(clean.double(), noise, COSINE[timesteps], prediction)
+        a = COSINE[timesteps]
+        shown = edm_scale(a, 0.5)[:, None, None, None] if prediction == "edm" else 1.0
+        noise = knows(x.double() / shown, timesteps).double()
+        return prediction_target(clean.double(), noise, a, prediction)
 
     images = sampled(sampler, as_noise(predict, COSINE, prediction), [3, 4], steps=20, alpha_bars=COSINE)
     assert images.dtype == torch.float32
