@@ -1,6 +1,6 @@
 """The auxiliary classifier whose features measure generated images: a wide Baby MobileNet on CIFAR-100.
 
-    hpcvision train cifar100_features
+hpcvision train cifar100_features
 """
 
 from hpcvision.config import (

@@ -1,6 +1,7 @@
 """What `hpcvision sample`, `interpolate` and `evaluate` do: check, start the processes, and write what they made."""
 
 import difflib
+import itertools
 import json
 import os
 import shutil
@@ -127,13 +128,19 @@ def draw(
         settings = config.sample
         name = f"{kind}-{chosen[0]}-{settings.sampler}-{settings.steps}"
         name += f"-guided-{settings.guidance_scale:g}" if settings.guidance_scale != 1 else ""
-        output = archive.parent / "generated" / f"{name}-seed-{options.get('seed', 0)}.h5"
+        output = unused(archive.parent / "generated" / f"{name}-seed-{options.get('seed', 0)}.h5")
     if output.suffix != ".h5":
         raise UserError(f"--output={output} must end in .h5; the picture beside it gets .png")
     generate_here(Request(kind, str(archive), str(output), config.model_dump(mode="json"), chosen, options), processes)
     if this_is_the_main_process():
         picture = drawn_for_user(samples_picture, output, output.with_suffix(".png"))
         print(f"  {output}\n  {picture}")
+
+
+def unused(path: Path) -> Path:
+    """The path, or with the first number that makes it one that does not exist: nothing is overwritten unasked."""
+    paths = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return path if not path.exists() else next(other for other in paths if not other.exists())
 
 
 def score_run(

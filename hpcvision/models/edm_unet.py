@@ -82,8 +82,7 @@ class Recurrent(nn.Module):
                 for _ in range(passes)
             ]
         )
-        # Small but not zero: with zeros no weight of a block would have a gradient at the first step.
-        self.gains = nn.Parameter(torch.full((passes, channels, 1, 1), 0.1))
+        self.gains = nn.ModuleList([Gain(channels) for _ in range(passes)])
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         """(B, channels, H, W) of features of that shape and embedding (B, 128), activated already."""
@@ -92,8 +91,23 @@ class Recurrent(nn.Module):
             scale, shift = modulation(embedding)[:, :, None, None].chunk(2, dim=1)
             hidden = between(self.first(F.silu(before(features))))
             hidden = self.second(F.silu(torch.addcmul(shift, hidden, scale + 1)))
-            features = torch.addcmul(features, hidden, gain.to(hidden.dtype))
+            features = features + gain(hidden)
         return features
+
+
+class Gain(nn.Module):
+    """A learnt factor for every channel, small at first, so that a fresh block changes little however often it runs.
+
+    Not zero: no weight of the block would have a gradient at the first step.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels, 1, 1), 0.1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, channels, H, W) of the same."""
+        return features * self.weight
 
 
 class Attention(nn.Module):

@@ -15,7 +15,7 @@ from hpcvision.results.record import Rows, Samples
 from hpcvision.seeding import generator
 from hpcvision.training.generation import Blend, Generator, Progress, balanced_labels, unseen
 
-BEST = 16  # of the random samples
+BEST_OF = 4  # one of so many random samples
 STRIPS = 4
 PREVIEW_IMAGES, PREVIEW_STEPS = 16, 20
 
@@ -77,7 +77,7 @@ class Gallery:
             rule = "smallest denoising error of the model itself, mean over 16 timesteps"
         else:
             merit = judge(samples.images, samples.labels)
-        chosen = np.argsort(-merit, kind="stable")[:BEST]
+        chosen = np.argsort(-merit, kind="stable")[: max(1, len(merit) // BEST_OF)]
         rule = f"the {len(chosen)} of the {len(samples.images)} random ones with the {rule}"
         return Samples(
             samples.images[chosen],
@@ -116,6 +116,8 @@ class Gallery:
         settings = self.deterministic_settings
         fractions = torch.linspace(0, 1, points)
         path = {"slerp": diffusion.slerp, "linear": diffusion.linear}[method]
+        # The way within one class asks the model about one label instead of two.
+        blend = Blend(ends[:, 1:].expand(len(ends), points).flatten(), fractions.expand(len(ends), points).flatten())
         noises = torch.stack([path(one, other, fractions) for one, other in noise])
         shape = (len(ends), points)
         flat = self.images.sample(
@@ -124,7 +126,7 @@ class Gallery:
             ends[:, :1].expand(shape).flatten(),
             settings,
             noise=noises.flatten(0, 1),
-            blend=Blend(ends[:, 1:].expand(shape).flatten(), fractions.expand(shape).flatten()),
+            blend=None if torch.equal(ends[:, 0], ends[:, 1]) else blend,
             progress=self.progress,
         )
         attributes = self.images.attributes(settings, self.weights) | {"method": method}

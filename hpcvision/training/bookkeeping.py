@@ -3,7 +3,7 @@
 import math
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from hpcvision.training.artefacts import Artefacts
 from hpcvision.training.board import Board
 from hpcvision.training.journal import Journal, ledger
 from hpcvision.training.optim import learning_rate
-from hpcvision.training.progress import StepProgress
-from hpcvision.training.state import NEVER, State
+from hpcvision.training.progress import Drawn, StepProgress
+from hpcvision.training.state import NEVER, Outcome, State
 from hpcvision.training.tasks import Task
 
 # The ranks agree to stop about twice a second: a queue gives 30 seconds between SIGTERM and SIGKILL, and on a GPU each
@@ -37,18 +37,8 @@ HELD: tuple[data.SplitName, ...] = ("train", "validation")  # on the device duri
 Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a stay ended; `scores` are those of the test split when it finished."""
-
-    finished: bool
-    step: int
-    reason: str
-    scores: dict[str, float]
-
-
 class Bookkeeping:
-    """The files and the cadence around the steps: curves, evaluations, checkpoints, the archive."""
+    """The files and the cadence around the steps."""
 
     def __init__(
         self, config: RunConfig, rundir: RunDir, rank: Rank, task: Task, state: State, parameters: int
@@ -286,14 +276,14 @@ class Bookkeeping:
         if self.journal and split == "test":
             self.journal.add("test_read", step=state.step)
         # The headline weights come last, so the scores without a suffix are theirs.
-        artefacts = Artefacts()
+        artefacts, drawn = Artefacts(), Drawn(self.progress, state.step, self.task.images_to_draw, self.rank.world_size)
         scores: dict[str, float] = {}
         for kind in sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline):
             evaluation = self.task.evaluate(states.load_for_evaluation(state, kind, self.rank), split)
             if self.journal and split == "test":
                 self.journal.add("evaluate", step=state.step, split=split, weights=kind, **evaluation.scores)
             scores |= {f"{name}_{kind}": value for name, value in evaluation.scores.items()}
-            made = self.task.finish(state.evaluated, kind, evaluation)
+            made = self.task.finish(state.evaluated, kind, evaluation, drawn)
             artefacts = replace(made, samples=artefacts.samples | made.samples)
         artefacts.scores = artefacts.scores | scores
         weights = self.weights()

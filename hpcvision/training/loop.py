@@ -12,8 +12,9 @@ from hpcvision.rundir import RunDir, check_same
 from hpcvision.stopping import StopRequest
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
-from hpcvision.training.bookkeeping import Bookkeeping, Outcome
+from hpcvision.training.bookkeeping import Bookkeeping
 from hpcvision.training.precision import choose_precision, set_arithmetic
+from hpcvision.training.state import Outcome
 from hpcvision.training.step import Step
 from hpcvision.training.tasks import TASKS, Task
 

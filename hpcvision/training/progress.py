@@ -58,6 +58,22 @@ class StepProgress:
             print(line, file=sys.stderr, flush=True)
 
 
+class Drawn:
+    """Called with the images that this rank has drawn since the last call; shows how many of how many, and how long."""
+
+    def __init__(self, progress: StepProgress, step: int, total: float, world_size: int) -> None:
+        self.progress, self.step, self.total, self.world_size = progress, step, total, world_size
+        self.done, self.started = 0.0, time.monotonic()
+
+    def __call__(self, images: float) -> None:
+        self.done = min(self.total, self.done + images * self.world_size)  # the other ranks have done about as many
+        rate = self.done / (time.monotonic() - self.started)
+        left = clock((self.total - self.done) / rate)
+        self.progress.advance(
+            self.step, f"drawing: {self.done:,.0f} of {self.total:,.0f} images, {rate:.3g} images/s, {left} to go;"
+        )
+
+
 def clock(seconds: float) -> str:
     """`1:02:03` or `02:03`."""
     hours, rest = divmod(int(seconds), 3600)

@@ -168,8 +168,8 @@ def forward(work: Work) -> None:
     work.write(
         strips={
             "noised": Rows(strips[0], ends, shared | {"timesteps": timesteps.tolist()}),
-            "found_in_one_step": Rows(strips[1], ends, shared | {"timesteps": timesteps.tolist()}),
-            "denoised": Rows(back, ends, shared | {"timesteps": ways}),
+            "noised_found_in_one_step": Rows(strips[1], ends, shared | {"timesteps": timesteps.tolist()}),
+            "noised_denoised": Rows(back, ends, shared | {"timesteps": ways}),
         }
     )
 

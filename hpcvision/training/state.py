@@ -47,6 +47,16 @@ class State:
     """Training time over all stays."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a stay ended; `scores` are those of the test split when it finished."""
+
+    finished: bool
+    step: int
+    reason: str
+    scores: dict[str, float]
+
+
 NEVER = 2**62
 
 # BatchNorm uses the statistics of its own rank; they are averaged over the ranks for evaluation only. torch 2.15

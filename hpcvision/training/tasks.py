@@ -24,7 +24,7 @@ from hpcvision.seeding import generator
 from hpcvision.training import scoring
 from hpcvision.training.artefacts import Artefacts, Gallery
 from hpcvision.training.batches import Batches
-from hpcvision.training.generation import Generator
+from hpcvision.training.generation import Generator, Progress
 from hpcvision.training.precision import autocast
 
 EVALUATION_BATCH = 500
@@ -46,6 +46,8 @@ class Task(Protocol):
     """Names of the training curves."""
     batches: Batches
     """The images of the run."""
+    images_to_draw: float
+    """By all calls of `finish` together."""
 
     def draw(self, step: int) -> dict[str, torch.Tensor]:
         """All numbers by which this step differs from others, for this rank, on the CPU; same shapes at every step."""
@@ -62,7 +64,7 @@ class Task(Protocol):
     def inputs(self, step: int, count: int) -> torch.Tensor:
         """(count, 3, H, W) in [0, 1]: what the network is shown at `step`, as a picture for people."""
 
-    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation) -> Artefacts:
+    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation, progress: Progress) -> Artefacts:
         """What goes into the archive of a finished run from this set of weights; call it on every rank."""
 
     def preview(self, model: nn.Module) -> NDArray[np.uint8] | None:
@@ -73,6 +75,7 @@ class Classify:
     """Cross-entropy on class labels."""
 
     metric_names: tuple[str, ...] = ("accuracy",)
+    images_to_draw: float = 0.0
 
     def __init__(self, config: RunConfig, rank: Rank, precision: Precision) -> None:
         assert isinstance(config.task, ClassifyConfig), "chosen by task.kind"
@@ -123,9 +126,9 @@ class Classify:
         }
         return Evaluation(scores, labels.cpu(), predictions)
 
-    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation) -> Artefacts:
+    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation, progress: Progress) -> Artefacts:
         """The confusion matrix of the given evaluation."""
-        del model, weights
+        del model, weights, progress
         assert evaluation.labels is not None, "made by evaluate()"
         assert evaluation.predictions is not None, "made by evaluate()"
         matrix = accuracy.confusion_matrix(evaluation.labels, evaluation.predictions, self.config.model.num_classes)
@@ -149,6 +152,8 @@ class Diffuse:
         self.batches = Batches(config, rank)
         self.inputs = self.batches.inputs
         self.generator = Generator(config, rank, precision)
+        rows = config.sample.interpolation_pairs * config.sample.interpolation_points
+        self.images_to_draw = (2 if config.ema.beta else 1) * config.sample.images + 3.0 * rows  # slerp has two labels
         self.losses = partial(
             diffusion.denoising_loss,
             alpha_bars=self.generator.alpha_bars,
@@ -199,10 +204,10 @@ class Diffuse:
         assert int(total[1]) == len(labels), "each image exactly once"
         return Evaluation({"loss": float(total[0] / total[1])})
 
-    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation) -> Artefacts:
+    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation, progress: Progress) -> Artefacts:
         """Samples of both sets of weights; of the headline's also interpolations and strips."""
         artefacts, settings = Artefacts(scores=evaluation.scores), self.config.sample
-        gallery = Gallery(self.generator, model, weights, self.noise_power(model))
+        gallery = Gallery(self.generator, model, weights, self.noise_power(model), progress)
         headline = weights == self.config.ema.headline
         if settings.images:
             samples = gallery.random()

@@ -66,9 +66,7 @@ def make_record(config):
             "confusion": random.integers(0, 9, (20, 20)),
             "class_names": [f"sum {number}" for number in range(20)],
             "samples": {"random": Samples(pictures, np.arange(11), np.arange(100, 111), settings)},
-            "interpolations": {
-                "slerp": Rows(way, np.array([[0, 1], [2, 3]]), settings | {"method": "slerp"})
-            },
+            "interpolations": {"slerp": Rows(way, np.array([[0, 1], [2, 3]]), settings | {"method": "slerp"})},
         }
         return Record(**fields | changes)
 
