@@ -107,7 +107,8 @@ def read_model(path: Path) -> tuple[RunConfig, dict[str, dict[str, np.ndarray[An
         check_caps(file, path)
         config = RunConfig.model_validate_json(file.attrs["config_json"])
         return config, {
-            kind: {name: item[()] for name, item in group.items()} for kind, group in file["weights"].items()
+            kind: {name: np.asarray(item[()]) for name, item in group.items()}
+            for kind, group in file["weights"].items()
         }
 
 
