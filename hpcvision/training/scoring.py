@@ -1,6 +1,7 @@
 """Scores of generated images: which features are compared with which real images, and what was done to get there."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,7 @@ def read_cache(path: Path) -> Described | None:
     try:
         with np.load(path) as stored:
             return Described(*(torch.from_numpy(stored[name]) for name in ("features", "logits", "labels")))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
