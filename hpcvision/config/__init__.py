@@ -1,7 +1,7 @@
 """Every part of a run as frozen objects; everything else follows from one RunConfig."""
 
 from hpcvision.config.caps import CAPS, Cap, check_parameters, check_steps
-from hpcvision.config.data import SOURCE_SHAPES, AugmentConfig, DataConfig
+from hpcvision.config.data import SOURCE_SHAPES, SYNTHETIC_SHAPES, AugmentConfig, DataConfig
 from hpcvision.config.frozen import Frozen
 from hpcvision.config.models import (
     MODEL_CONFIGS,
@@ -29,6 +29,7 @@ __all__ = [
     "CAPS",
     "MODEL_CONFIGS",
     "SOURCE_SHAPES",
+    "SYNTHETIC_SHAPES",
     "AddNISTCNNConfig",
     "AugmentConfig",
     "BabyMobileNetConfig",

@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from hpcvision.config.frozen import Frozen
 
-# (side in pixels, classes) of the images of a source; `synthetic` draws whichever of these the model reads.
+# (side in pixels, classes) of the images of a source; `synthetic` draws whichever of its own the model reads.
 SOURCE_SHAPES = {"cifar100": (32, 100), "addnist": (28, 20)}
+SYNTHETIC_SHAPES = [*SOURCE_SHAPES.values(), (16, 10)]
 
 
 class AugmentConfig(Frozen):

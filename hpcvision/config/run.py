@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from hpcvision.config.caps import check_steps
-from hpcvision.config.data import SOURCE_SHAPES, DataConfig
+from hpcvision.config.data import SOURCE_SHAPES, SYNTHETIC_SHAPES, DataConfig
 from hpcvision.config.frozen import Frozen
 from hpcvision.config.models import DenoiserConfig, ModelConfig
 from hpcvision.config.task import ClassifyConfig, SampleConfig, TaskConfig, check_sampling
@@ -156,8 +156,8 @@ class RunConfig(Frozen):
                 f"data.source={self.data.source} has {wanted[0]}x{wanted[0]} images of {wanted[1]} classes, but the "
                 f"model reads {shape[0]}x{shape[0]} of {shape[1]}; set model.image_size and model.num_classes"
             )
-        if self.data.source == "synthetic" and shape not in SOURCE_SHAPES.values():
-            raise ValueError(f"data.source=synthetic draws {list(SOURCE_SHAPES.values())} (side, classes), not {shape}")
+        if self.data.source == "synthetic" and shape not in SYNTHETIC_SHAPES:
+            raise ValueError(f"data.source=synthetic draws {SYNTHETIC_SHAPES} (side, classes), not {shape}")
         if self.data.augmentation.flip and shape == SOURCE_SHAPES["addnist"]:
             raise ValueError("data.augmentation.flip=true would mirror digits; AddNIST gets no flip")
         if self.task.kind == "diffuse":

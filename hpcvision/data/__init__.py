@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpcvision.config.data import SOURCE_SHAPES, DataConfig
+from hpcvision.config.data import SOURCE_SHAPES, SYNTHETIC_SHAPES, DataConfig
 from hpcvision.data import addnist, cifar100, synthetic
 from hpcvision.data.splits import SPLIT_NAMES, Split, SplitName, concatenate, data_folder, fetch_command
 from hpcvision.errors import UserError
@@ -125,7 +125,7 @@ def _check_name(name: str) -> None:
 
 def _dataset(config: DataConfig, *, image_size: int, num_classes: int) -> Dataset:
     wanted = SOURCE_SHAPES.get(config.source)
-    shapes = [wanted] if wanted else list(SOURCE_SHAPES.values())
+    shapes = [wanted] if wanted else SYNTHETIC_SHAPES
     if (image_size, num_classes) not in shapes:
         raise UserError(
             f"data.source={config.source} has (side, classes) {' or '.join(map(str, shapes))}, but "

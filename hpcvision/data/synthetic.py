@@ -1,4 +1,4 @@
-"""Images drawn by hpcvision itself, in the shapes of CIFAR-100 and AddNIST: no download, the same bytes everywhere.
+"""Images drawn by hpcvision itself, shaped like CIFAR-100, AddNIST or smaller: no download, the same bytes everywhere.
 
 Only additions, products, quotients, comparisons and roots are used, each of which IEEE 754 rounds in one way, so that
 the hash of the data is the same on every processor; hence triangle waves instead of sines and rotations by rational
@@ -39,6 +39,10 @@ COLOURS = (
     ("white on brown", (0.95, 0.95, 0.95), (0.45, 0.25, 0.1)),
 )
 
+# Of the small form.
+SMALL_COLOURS = (("orange", (0.95, 0.5, 0.1)), ("blue", (0.15, 0.35, 0.95)))
+SMALL_STATISTICS = ((0.4442, 0.4072, 0.4369), (0.2392, 0.107, 0.2485))
+
 # Strokes of the digits: polylines through points xy of a grid of 4 x 6.
 DIGIT_STROKES = (
     "10 30 41 45 36 16 05 01 10",
@@ -61,6 +65,7 @@ def load(split: SplitName, image_size: int, _validation_seed: int) -> Split:
 
     32: 100 classes, an object of one of 5 shapes x 5 textures x 4 pairs of colours somewhere on a busy background.
     28: 20 classes in AddNIST's manner, a digit made of strokes in every colour channel, the class is their sum - 1.
+    16: 10 classes, one of 5 shapes in one of 2 colours on a grey background, which a small generator learns in a minute.
     Classes are balanced before `LABEL_NOISE` of the labels are exchanged for a wrong one.
     """
     return _draw(split, image_size)
@@ -75,14 +80,18 @@ def statistics(image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel over the training images, in [0, 1], as measured."""
     if image_size == 32:
         return (0.4548, 0.4417, 0.4411), (0.2847, 0.279, 0.2797)
+    if image_size == 16:
+        return SMALL_STATISTICS
     return (0.1607, 0.1601, 0.1609), (0.2878, 0.2873, 0.2881)
 
 
 def class_names(image_size: int) -> list[str]:
-    """Shape, texture and colours, or `sum 1` to `sum 20`, by class index."""
+    """Shape, texture and colours; `sum 1` to `sum 20`; or colour and shape, by class index."""
     if image_size == 32:
         product = itertools.product(SHAPES, TEXTURES, COLOURS)
         return [f"{shape}, {texture[0]}, {colour[0]}" for shape, texture, colour in product]
+    if image_size == 16:
+        return [f"{colour} {shape}" for shape, (colour, _) in itertools.product(SHAPES, SMALL_COLOURS)]
     return [f"sum {label + 1}" for label in range(len(triples_by_class()))]
 
 
@@ -91,13 +100,13 @@ def status(_image_size: int) -> dict[str, Any]:
     return {"folder": "", "present": [], "missing": [], "prepared": True}
 
 
-# Both forms have three splits, 44 MB at most.
+# Each form has three splits, 44 MB at most.
 @lru_cache(maxsize=6)
 def _draw(split: SplitName, image_size: int) -> Split:
     stream = generator(GENERATION_SEED, f"synthetic/{image_size}", SPLIT_NAMES.index(split))
     classes = len(class_names(image_size))
     labels = torch.arange(SIZES[split]) % classes
-    draw = _draw_objects if image_size == 32 else _draw_digits
+    draw = {32: _draw_objects, 28: _draw_digits, 16: _draw_small}[image_size]
     images = torch.cat([draw(chunk, stream) for chunk in _chunks(labels)])
     is_wrong = torch.rand(len(labels), generator=stream) < LABEL_NOISE
     other = 1 + (torch.rand(len(labels), generator=stream) * (classes - 1)).long()
@@ -138,6 +147,22 @@ def _draw_objects(labels: torch.Tensor, stream: torch.Generator) -> torch.Tensor
 
     image = image * uniform(0.6, 1.2, 1) + 0.1 * uniform(-1, 1, 3)
     return _with_noise(image, 0.06, stream)
+
+
+def _draw_small(labels: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+    """labels: (N,) -> (N, 3, 16, 16) uint8."""
+    side, count = 16, len(labels)
+    y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(count, *shape, 1, 1, generator=stream)
+
+    radius = uniform(5, 6.5)
+    u, v = (x - uniform(7, 9)) / radius, (y - uniform(7, 9)) / radius
+    cover = (_inside(u, v, labels // len(SMALL_COLOURS)) * radius + 0.5).clamp(0, 1)[:, None]
+    colour = torch.tensor([entry[1] for entry in SMALL_COLOURS])[labels % len(SMALL_COLOURS)][..., None, None]
+    background = uniform(0.2, 0.6, 1)
+    return _with_noise(background + cover * (colour + uniform(-0.1, 0.1, 3) - background), 0.02, stream)
 
 
 def _inside(u: torch.Tensor, v: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:

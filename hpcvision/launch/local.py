@@ -156,4 +156,6 @@ def in_one_line(text: str, rundir: RunDir, kind: type[UserError]) -> UserError:
     if len(lines) == 1:
         return kind(lines[0])
     print(text, file=sys.stderr, flush=True)
-    return kind(f"{lines[0].partition(':')[0]}: {lines[-1]}; the traceback is above and in {rundir.failure}")
+    # What was drawn in leaves nothing behind; a run keeps the file.
+    where = "" if rundir.request.exists() else f" and in {rundir.failure}"
+    return kind(f"{lines[0].partition(':')[0]}: {lines[-1]}; the traceback is above{where}")

@@ -224,7 +224,7 @@ def evaluate(work: Work) -> None:
                         "device": rank.device.type,
                         "precision": work.precision,
                         "processes": rank.world_size,
-                        "torch": torch.__version__,
+                        "torch": str(torch.__version__),
                         **gallery.images.attributes(settings, weights),
                         **scoring.reference_facts(extractor, reference),
                     },

@@ -406,10 +406,11 @@ def test_synthetic_needs_no_fetch_and_an_unknown_name_is_refused():
 
 # --- synthetic ---
 
-SYNTHETIC = [CIFAR100, ADDNIST]
+SMALL = {"image_size": 16, "num_classes": 10}
+SYNTHETIC = [CIFAR100, ADDNIST, SMALL]
 
 
-@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits"])
+@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits", "small"])
 def test_synthetic_splits_have_their_sizes_classes_and_no_image_twice(shape):
     side, classes = shape.values()
     seen = set()
@@ -426,7 +427,7 @@ def test_synthetic_splits_have_their_sizes_classes_and_no_image_twice(shape):
     assert len(set(data.class_names(DataConfig(source="synthetic"), **shape))) == classes
 
 
-@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits"])
+@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits", "small"])
 def test_synthetic_statistics_are_those_of_the_training_images(shape):
     images = load("synthetic", "train", shape).images.double() / 255
     mean, deviation = data.statistics(DataConfig(source="synthetic"), **shape)
@@ -434,7 +435,7 @@ def test_synthetic_statistics_are_those_of_the_training_images(shape):
     assert images.std((0, 2, 3)).tolist() == pytest.approx(list(deviation), abs=1e-4)
 
 
-@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits"])
+@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits", "small"])
 def test_synthetic_labels_are_wrong_for_five_percent(shape):
     labels = load("synthetic", "train", shape).labels
     wrong = (labels != torch.arange(10_000) % shape["num_classes"]).double().mean()
@@ -449,10 +450,13 @@ RECORDED = {
     (28, "train"): "fc3bfeb76582a288",
     (28, "validation"): "26fbd316a2a520cd",
     (28, "test"): "38d3fc03ff37232f",
+    (16, "train"): "d233b098efcf339b",
+    (16, "validation"): "2e3f8713e1e75241",
+    (16, "test"): "618d78f45902249f",
 }
 
 
-@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits"])
+@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits", "small"])
 @pytest.mark.parametrize("split", splits.SPLIT_NAMES)
 def test_synthetic_images_are_the_recorded_ones(shape, split):
     """The images enter every archive as a hash; a change of the drawing must be deliberate."""
@@ -471,7 +475,7 @@ def test_synthetic_images_of_the_first_sum_show_two_zeros_and_a_one():
     assert (ink.argmin(dim=1).bincount() > len(ink) / 4).all()
 
 
-@pytest.mark.parametrize("shape", SYNTHETIC, ids=["objects", "digits"])
+@pytest.mark.parametrize("shape", [CIFAR100, ADDNIST], ids=["objects", "digits"])
 def test_a_linear_classifier_reads_less_than_thirty_percent_of_synthetic(shape):
     """Ridge regression in closed form, over four penalties, the best of them on the test split."""
     (images, labels), (test_images, test_labels) = (load("synthetic", split, shape) for split in ("train", "test"))
