@@ -11,21 +11,22 @@ RUNS := demo-runs
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
 	touch $@
 
-# The main job, a small diffusion model and a sweep, on drawn images: nothing is downloaded.
+# The main job, a small diffusion model with its scores, and a sweep, on drawn images: nothing is downloaded.
 demo: .venv/.installed
 	rm -rf $(RUNS)
 	$(BIN)/hpcvision train cifar100_baby_mobilenet data.source=synthetic train.steps=300 train.global_batch_size=128 \
 		optim.optimizer=adamw optim.learning_rate=5e-3 optim.schedule=one_cycle optim.warmup_steps=50 \
 		cadence.log_every=10 cadence.evaluate_every=100 --processes 2 --runs $(RUNS)
-	$(BIN)/hpcvision train cifar100_ddpm_small data.source=synthetic train.steps=200 train.global_batch_size=32 \
-		optim.learning_rate=5e-3 optim.warmup_steps=20 ema.beta=0.99 cadence.log_every=10 cadence.evaluate_every=200 \
-		sample.steps=20 sample.images=32 sample.interpolation_pairs=4 --processes 2 --runs $(RUNS)
+	$(BIN)/hpcvision train demo_diffusion --processes 2 --runs $(RUNS)
+	$(BIN)/hpcvision train demo_classifier --processes 2 --runs $(RUNS)
+	$(BIN)/hpcvision evaluate $(RUNS)/demo_diffusion-* --extractor $(RUNS)/demo_classifier-* --images 200 \
+		--weights ema --against test --processes 2
 	$(BIN)/hpcvision sweep demo --runs $(RUNS)
 	$(BIN)/hpcvision results list $(RUNS)
 	@echo
 	@echo "The numbers are in results.h5 and sweep.h5, the pictures in training.png and samples.png:"
 	@find $(RUNS) -maxdepth 2 \( -name results.h5 -o -name sweep.h5 -o -name '*.png' \) | sort | sed 's/^/  /'
-	@echo "(After so few steps the samples are still noise.)"
+	@echo "What the diffusion model draws: $$(ls $(RUNS)/demo_diffusion-*/samples.png)"
 	@echo "Curves in a browser: $(BIN)/tensorboard --logdir $(RUNS)"
 
 test: .venv/.installed

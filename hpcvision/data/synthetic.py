@@ -65,7 +65,7 @@ def load(split: SplitName, image_size: int, _validation_seed: int) -> Split:
 
     32: 100 classes, an object of one of 5 shapes x 5 textures x 4 pairs of colours somewhere on a busy background.
     28: 20 classes in AddNIST's manner, a digit made of strokes in every colour channel, the class is their sum - 1.
-    16: 10 classes, one of 5 shapes in one of 2 colours on a grey background, which a small generator learns in a minute.
+    16: 10 classes, one of 5 shapes in one of 2 colours on a grey background, for small generators.
     Classes are balanced before `LABEL_NOISE` of the labels are exchanged for a wrong one.
     """
     return _draw(split, image_size)
