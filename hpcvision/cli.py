@@ -174,13 +174,18 @@ app.command()(cli_images.evaluate)
 
 
 @data_app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="cifar100 or addnist.")]) -> None:
-    """Download a data set, check it and prepare it; run it where there is internet.
+def data_fetch(name: Annotated[str, typer.Argument(help="cifar100, addnist, or inception (for the FID).")]) -> None:
+    """Download a data set, check it and prepare it, or the weights of Inception; run it where there is internet.
 
     Example: HPCVISION_DATA=/scratch/me/data hpcvision data fetch cifar100
     """
     from hpcvision import data
 
+    if name == "inception":
+        from hpcvision.metrics.fidelity import fetch_inception
+
+        typer.echo(f"inception is ready in {fetch_inception(data.inception_folder())}")
+        return
     folder = data.fetch(name)
     typer.echo(f"{name} is ready in {folder}" if folder else f"{name} is drawn by hpcvision; there is nothing to fetch")
 

@@ -121,7 +121,9 @@ def evaluate(
     against: Annotated[str, typer.Option(help="Splits of real images to compare with.")] = "test,train",
     extractor: Annotated[
         Path | None,
-        typer.Option(help="Inception weights (.pth) or the run of a classifier [for CIFAR-100 cifar100_features]."),
+        typer.Option(
+            help="inception, a file of its weights (.pth), or a classifier's run [for CIFAR-100 cifar100_features]."
+        ),
     ] = None,
     sampler: Sampler = None,
     guidance_scale: GuidanceScale = None,

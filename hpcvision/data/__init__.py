@@ -19,6 +19,7 @@ __all__ = [
     "data_folder",
     "describe",
     "fetch",
+    "inception_folder",
     "load",
     "sha256",
     "sha256_of",
@@ -94,6 +95,11 @@ def fetch(name: str) -> Path | None:
     _check_name(name)
     fetcher = FETCHERS.get(name)
     return fetcher() if fetcher else None
+
+
+def inception_folder() -> Path:
+    """Where the weights of the FID's network are staged."""
+    return data_folder() / "inception"
 
 
 def status(name: str) -> dict[str, Any]:

@@ -23,6 +23,21 @@ LARGEST_SEED = 2**32 - 1
 """Of numpy's RandomState, with which torch-fidelity draws."""
 
 
+def fetch_inception(folder: Path) -> Path:
+    """The official weights in `folder`, downloaded when they are not there (91 MB); UserError when that fails."""
+    target = folder / INCEPTION_FILE
+    if not target.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(INCEPTION_URL, str(target), hash_prefix=INCEPTION_SHA256)
+        except (OSError, RuntimeError) as error:  # no way there, a full disk; or another hash
+            words = str(error).replace("\n", " ")
+            raise UserError(
+                f"cannot fetch {INCEPTION_URL}: {words}; run it where there is internet, or put it into {folder}"
+            ) from None
+    return target
+
+
 class InceptionExtractor:
     """The Inception v3 of the FID, with the weights of a file on this machine; it never looks for them elsewhere.
 

@@ -17,7 +17,13 @@ from hpcvision.config import RunConfig
 from hpcvision.data.augment import normalise
 from hpcvision.distributed import Rank
 from hpcvision.errors import UserError
-from hpcvision.metrics.fidelity import InceptionExtractor, inception_score, kernel_distance, precision_recall
+from hpcvision.metrics.fidelity import (
+    INCEPTION_FILE,
+    InceptionExtractor,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 from hpcvision.metrics.frechet import Moments, frechet_distance, moments
 from hpcvision.metrics.kernel import kernel_distance_by_class
 from hpcvision.models import build_model
@@ -91,7 +97,12 @@ def sha256_of_weights(weights: dict[str, NDArray[Any]]) -> str:
 
 
 def extractor_of(config: RunConfig, given: Path | None, device: torch.device) -> Extractor:
-    """The given Inception weights or classifier archive, else the shipped classifier where it fits the run's images."""
+    """The extractor that is asked for, else the shipped classifier where it fits the run's images.
+
+    given: `inception` for the staged weights, a file of such weights, or the archive or folder of a classifier.
+    """
+    if given == Path("inception"):
+        return InceptionExtractor(data.inception_folder() / INCEPTION_FILE, device)
     if given is not None and given.suffix not in (".h5", ""):
         return InceptionExtractor(given, device)
     shape = (config.model.image_size, config.model.num_classes)

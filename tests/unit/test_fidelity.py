@@ -1,8 +1,12 @@
 """The scores on features agree with torch-fidelity's own run over the images and with what is known of them."""
 
+import hashlib
 import io
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -379,3 +383,37 @@ def test_what_a_score_cannot_be_computed_of_is_refused_in_one_line(score, words)
 def test_torch_fidelity_is_imported_only_when_it_is_used():
     code = "import sys, hpcvision.metrics.fidelity; sys.exit('torch_fidelity' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A web server on this machine that has the weights under the official name; gives its folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(fidelity, "INCEPTION_URL", f"http://127.0.0.1:{server.server_port}/weights.pth")
+        yield folder
+        server.shutdown()
+
+
+def test_the_weights_are_fetched_once_and_checked(served, tmp_path, monkeypatch):
+    content = b"weights" * 1000
+    monkeypatch.setattr(fidelity, "INCEPTION_SHA256", hashlib.sha256(content).hexdigest())
+    (served / "weights.pth").write_bytes(content)
+    target = fidelity.fetch_inception(tmp_path / "staged")
+    assert target.read_bytes() == content
+    assert target.name == fidelity.INCEPTION_FILE
+    (served / "weights.pth").unlink()
+    assert fidelity.fetch_inception(tmp_path / "staged") == target
+
+
+@pytest.mark.parametrize("content", [None, b"another file"])
+def test_a_fetch_that_fails_is_one_line_and_leaves_no_file(served, tmp_path, content):
+    if content:
+        (served / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot fetch http.*put it into") as caught:
+        fidelity.fetch_inception(tmp_path / "staged")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "staged").iterdir()) == []
