@@ -53,7 +53,7 @@ class Work:
         self.archive, self.output = Path(request.archive), Path(request.output)
         self.config = RunConfig.model_validate(request.config)
         set_arithmetic(self.config.train, rank)
-        _, self.stored = read_model(self.archive)
+        self.run, self.stored = read_model(self.archive)
         self.model = build_model(self.config.model).eval()
         if self.config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -90,19 +90,11 @@ class Work:
         return Gallery(images, self.model, weights, power, progress=self.progress)
 
     def write(self, **pictures: Any) -> None:
-        """The pictures' archive, by the main rank."""
+        """The pictures' archive, by the main rank; it names the run, and the pictures say how they were drawn."""
         if self.rank.is_main:
-            config = self.config
-            write_images(
-                self.output,
-                {
-                    "name": config.run_name,
-                    "fingerprint": config.fingerprint,
-                    "track": config.track,
-                    "config_json": config.model_dump_json(),
-                },
-                **pictures,
-            )
+            run = self.run
+            facts = {"name": run.run_name, "fingerprint": run.fingerprint, "track": run.track}
+            write_images(self.output, facts | {"config_json": run.model_dump_json()}, **pictures)
 
     def real_images(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (N, 3, H, W) uint8 and labels of the validation split; raises UserError for an index not there."""
@@ -198,7 +190,9 @@ def evaluate(work: Work) -> None:
                 began = time.perf_counter()
                 pixels = gallery.samples(list(range(first, first + count)), labels, settings).images
                 seconds = (time.perf_counter() - began) / count
-                described = scoring.describe(extractor, torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, rank)
+                described = scoring.describe(
+                    extractor, torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, rank, work.progress
+                )
                 for reference in references:
                     values = scoring.score(extractor, described, reference, seed=number)
                     found[reference.split].append(values | {"seconds_per_image": seconds})
@@ -253,6 +247,7 @@ def images_to_draw(request: Request) -> float:
         case "from_images":
             return float(2 * options["points"])
         case "evaluate":
-            return float(len(request.weights) * len(options["steps_grid"]) * options["sets"] * options["images"])
+            sets = len(request.weights) * len(options["steps_grid"]) * options["sets"]
+            return float(2 * sets * options["images"])  # each is drawn, and then looked at by the extractor
         case _:
             return float(len(options["images"]))

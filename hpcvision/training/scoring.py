@@ -29,6 +29,7 @@ from hpcvision.metrics.kernel import kernel_distance_by_class
 from hpcvision.models import build_model
 from hpcvision.results.reader import read_model
 from hpcvision.rundir import atomic_write
+from hpcvision.training.generation import Progress, unseen
 
 SHIPPED = Path(metrics.__file__).with_name("cifar100_features.h5")
 FEATURE_BATCH = {"cpu": 100, "cuda": 500}
@@ -148,10 +149,15 @@ class Described:
     labels: Tensor
 
 
-def describe(extractor: Extractor, images: Tensor, labels: Tensor, rank: Rank) -> Described:
+def describe(
+    extractor: Extractor, images: Tensor, labels: Tensor, rank: Rank, progress: Progress = unseen
+) -> Described:
     """Features of (N, 3, H, W) uint8 images, shared out over the ranks; the same on all."""
     mine = torch.arange(len(images))[rank.index :: rank.world_size]
-    parts = [extractor(images[chosen].to(rank.device)) for chosen in mine.split(FEATURE_BATCH[rank.device.type])]
+    parts = []
+    for chosen in mine.split(FEATURE_BATCH[rank.device.type]):
+        parts.append(extractor(images[chosen].to(rank.device)))
+        progress(len(chosen))
     tables = []
     for column in zip(*parts, strict=True):
         table = torch.zeros(len(images), column[0].shape[1], device=rank.device)
