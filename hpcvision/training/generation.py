@@ -67,7 +67,8 @@ class Generator:
         device = self.rank.device
         images = torch.zeros(len(seeds), *self.shape[1:], 3, dtype=torch.int32, device=device)
         mine = torch.arange(len(seeds))[self.rank.index :: self.rank.world_size]
-        for chosen in mine.split(BATCH[device.type]):
+        # Nothing to draw gives one empty batch, which attention cannot reshape.
+        for chosen in mine.split(BATCH[device.type]) if len(mine) else ():
             own_seeds = [seeds[i] for i in chosen.tolist()]
             start = diffusion.image_noise(own_seeds, self.shape) if noise is None else noise[chosen]
             own_blend = Blend(blend.labels[chosen], blend.fractions[chosen]) if blend else None
