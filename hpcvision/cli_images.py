@@ -9,7 +9,7 @@ from hpcvision.errors import UserError
 
 Run = Annotated[Path, typer.Argument(help="The folder of a diffusion run, or its results.h5.")]
 Sampler = Annotated[str | None, typer.Option(help="ddim, ddpm, heun or dpm_solver_2m [the run's].")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Network evaluations per image [the run's].")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Evaluations per image [the run's; 50 for another sampler].")]
 GuidanceScale = Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none [the run's].")]
 GuidanceInterval = Annotated[
     str | None, typer.Option(help="Guide only between these two noise levels, such as 0.2,2.5 [the run's].")
@@ -88,7 +88,7 @@ def interpolate(
 
     Example: hpcvision interpolate runs/cifar100_ddpm_small-59407c89c1ed --pairs rose:bowl,forest:lizard
     """
-    from hpcvision.launch.generate import class_pairs, draw, real_pair
+    from hpcvision.launch.generate import AS_MANY_AS_USEFUL, class_pairs, draw, real_pair
 
     if (pairs is None) == (from_images is None):
         raise UserError("give either --pairs, such as rose:bowl, or --from-images, such as 3,17")
@@ -98,7 +98,7 @@ def interpolate(
         raise UserError(f"--sampler={sampler} cannot encode images; leave it out, ddim is used")
     sampling: dict[str, Any] = {
         "sampler": "ddim" if from_images else sampler,
-        "steps": steps or (200 if from_images else None),
+        "steps": steps or (AS_MANY_AS_USEFUL if from_images else None),
         "guidance_scale": guidance_scale,
         "guidance_interval": interval_of(guidance_interval),
     }

@@ -1,5 +1,6 @@
 """What `hpcvision sample`, `interpolate` and `evaluate` do: check, start the processes, and write what they made."""
 
+import atexit
 import difflib
 import itertools
 import json
@@ -17,8 +18,10 @@ from hpcvision.config.run import Weights
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch.job import leave_trace
 from hpcvision.launch.local import run_processes, usable_cores
-from hpcvision.rundir import RunDir, cannot_write, write_json
-from hpcvision.stopping import StopRequest
+from hpcvision.rundir import RunDir, write_json
+from hpcvision.stopping import StopRequest, end_process
+
+AS_MANY_AS_USEFUL = -1  # steps of an encoding, which is exact only for many
 
 if TYPE_CHECKING:
     from hpcvision.training.requests import Request
@@ -39,6 +42,10 @@ def opened(run: Path, sampling: dict[str, Any]) -> tuple[Path, RunConfig, list[W
     given = {f"sample.{name}": value for name, value in sampling.items() if value is not None}
     if given.get("sample.sampler", config.sample.sampler) != config.sample.sampler:
         given = {"sample.eta": 0.0, "sample.variance": "small", "sample.steps": min(50, config.task.timesteps)} | given
+    if given.get("sample.guidance_scale") == 1:
+        given = given | {"sample.guidance_interval": None}
+    if "sample.steps" in given and given["sample.steps"] == AS_MANY_AS_USEFUL:
+        given = given | {"sample.steps": min(200, config.task.timesteps)}
     return archive, apply(config, given), kinds
 
 
@@ -64,11 +71,9 @@ def class_indices(config: RunConfig, words: str) -> list[int]:
             indices.append(names.index(word))
         else:
             near = difflib.get_close_matches(word, names, n=1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"choose from {', '.join(names[:5])}, ... or 0 to {len(names) - 1}"
-            )
+            hint = f"choose from {', '.join(names[:3])}, ... or a number from 0 to {len(names) - 1}"
+            if near:  # some names hold commas, so their number is told, too
+                hint = f"did you mean {near[0]!r} ({names.index(near[0])})?"
             raise UserError(f"there is no class {word!r}; {hint}")
     return indices
 
@@ -103,7 +108,7 @@ def whole_numbers(words: str, option: str) -> list[int]:
     parts = [word.strip() for word in words.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"{option}={words!r}: write whole numbers above 0 with commas, such as 5,10,50")
-    return [int(part) for part in parts]
+    return list(dict.fromkeys(int(part) for part in parts))
 
 
 def draw(
@@ -126,13 +131,15 @@ def draw(
     options = options_of(config)
     if output is None:
         settings = config.sample
-        name = f"{kind}-{chosen[0]}-{settings.sampler}-{settings.steps}"
+        sampler = "ddim" if kind != "sample" and settings.sampler == "ddpm" else settings.sampler
+        name = f"{kind}-{chosen[0]}-{sampler}-{settings.steps}"
         name += f"-guided-{settings.guidance_scale:g}" if settings.guidance_scale != 1 else ""
         output = unused(archive.parent / "generated" / f"{name}-seed-{options.get('seed', 0)}.h5")
-    if output.suffix != ".h5":
-        raise UserError(f"--output={output} must end in .h5; the picture beside it gets .png")
+    if output.suffix != ".h5" or output.resolve() == archive.resolve():
+        raise UserError(f"--output={output} must end in .h5 and not be the run's own; the picture beside it gets .png")
     generate_here(Request(kind, str(archive), str(output), config.model_dump(mode="json"), chosen, options), processes)
     if this_is_the_main_process():
+        atexit.unregister(end_process)  # under srun it would end with 0 whatever happens from here on
         picture = drawn_for_user(samples_picture, output, output.with_suffix(".png"))
         print(f"  {output}\n  {picture}")
 
@@ -171,7 +178,7 @@ def score_run(
     grid = whole_numbers(steps_grid, "--steps-grid") if steps_grid else [config.sample.steps]
     for steps in grid:
         apply(config, {"sample.steps": steps})
-    splits = against.split(",")
+    splits = list(dict.fromkeys(against.split(",")))
     for split in splits:
         if split not in SPLIT_NAMES:
             raise UserError(f"--against={against}: there is no split {split!r}; choose from {', '.join(SPLIT_NAMES)}")
@@ -211,21 +218,30 @@ def generate_here(request: "Request", processes: int | None) -> None:
     place = Place.from_environment()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        if place.world_size > 1:
+        if place.world_size > 1:  # under srun: the ranks meet in a folder that all of them can name
+            folder = output.parent / f".generate-{place.job_id}-{place.restart}"
+            folder.mkdir(exist_ok=True)
+            run_request(RunDir(folder), request)
+            if place.rank == 0:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+        processes = processes or gpus_here() or usable_cores()
+        if processes == 1:
             run_request(RunDir(output.parent), request)
             return
         folder = Path(tempfile.mkdtemp(prefix=".generate-", dir=output.parent))
     except OSError as error:
-        raise cannot_write(output.parent, error) from None
+        raise not_written(output, error) from None
     try:
-        processes = processes or gpus_here() or usable_cores()
-        if processes == 1:
-            run_request(RunDir(folder), request)
-        else:
-            write_json(RunDir(folder).request, asdict(request))
-            run_processes(RunDir(folder), processes)
+        write_json(RunDir(folder).request, asdict(request))
+        run_processes(RunDir(folder), processes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def not_written(output: Path, error: OSError) -> UserError:
+    """What to say when a file could not be read or written on the way to `output`."""
+    return UserError(f"{output} could not be made: {error.strerror or error}; choose another place with --output")
 
 
 def run_request(rundir: RunDir, request: "Request | None" = None) -> None:
@@ -245,7 +261,7 @@ def run_request(rundir: RunDir, request: "Request | None" = None) -> None:
             WORK[request.kind](work)
         distributed.stop()
     except Exception as error:
-        told = cannot_write(Path(request.output).parent, error) if isinstance(error, OSError) else error
+        told = not_written(Path(request.output), error) if isinstance(error, OSError) else error
         if place.world_size == 1:
             distributed.stop()
         elif not leave_trace(rundir, place.rank, told):

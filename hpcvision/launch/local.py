@@ -136,7 +136,8 @@ def failure(rundir: RunDir, rank: int, code: int, piped: str) -> UserError:
         # The others only failed because this one was gone, and it could not write itself.
         why = " from outside; the system does so when memory runs out" if -code == signal.SIGKILL else "; see its log"
         name = signal.Signals(-code).name
-        text = f"rank {rank}: ended by {name}{why}. The same command goes on from the last checkpoint"
+        again = "" if rundir.request.exists() else ". The same command goes on from the last checkpoint"
+        text = f"rank {rank}: ended by {name}{why}{again}"
         with contextlib.suppress(OSError):
             rundir.failure.write_text(f"{text}\n")
     elif piped:  # a rank that can write no file was first: the others could only fail because of it

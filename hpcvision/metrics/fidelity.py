@@ -48,6 +48,7 @@ class InceptionExtractor:
     """
 
     classes: int | None = None
+    size = 2048
     resize = "bilinear to 299 x 299 as in TensorFlow 1: no antialiasing, no half-pixel centres, corners not aligned"
 
     def __init__(self, weights: Path, device: torch.device | str) -> None:
@@ -71,7 +72,7 @@ class InceptionExtractor:
                 f"images are {tuple(images.shape)} {images.dtype}, Inception takes (B, 3, H, W) torch.uint8; "
                 "repeat a single channel, scale to 0..255"
             )
-        with _float32(self.device):
+        with float32(self.device):
             features, logits = self._network(images.to(self.device))
         return features, logits
 
@@ -153,17 +154,17 @@ def _content(weights: Path) -> bytes:
     except FileNotFoundError:
         raise UserError(
             f"no Inception weights at {weights}; fetch them where there is internet with "
-            "`hpcvision data fetch inception`, or give --weights FILE"
+            "`hpcvision data fetch inception`, or give --extractor FILE"
         ) from None
     except OSError as error:
-        raise UserError(f"{weights} cannot be read ({error.strerror}); give --weights FILE") from None
+        raise UserError(f"{weights} cannot be read ({error.strerror}); give --extractor FILE") from None
 
 
 def _network(weights: Path, content: bytes) -> torch.nn.Module:
     """The network of torch-fidelity with the weights in `content`, on the CPU; `weights` is for the message."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    remedy = f"fetch {INCEPTION_FILE} anew with `hpcvision data fetch inception`, or give --weights FILE"
+    remedy = f"fetch {INCEPTION_FILE} anew with `hpcvision data fetch inception`, or give --extractor FILE"
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever these bytes make of the unpickler
@@ -187,7 +188,7 @@ def _network(weights: Path, content: bytes) -> torch.nn.Module:
 
 
 @contextmanager
-def _float32(device: torch.device) -> Iterator[None]:
+def float32(device: torch.device) -> Iterator[None]:
     """Without gradient, autocast and TF32, whatever the process trains with, so that a score does not depend on it."""
     # Not by set_float32_matmul_precision: once both ways were used, torch refuses to tell its value.
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn

@@ -183,11 +183,12 @@ def print_scores(archive: Path) -> None:
 
     scores = read_scores(archive).values()
     numbers = ("distance", "kernel", "recall", "agreement", "ms/image")
-    made = table("against", "weights", "sampler", "steps", *numbers, numbers=numbers)
+    made = table("features", "against", "weights", "sampler", "steps", *numbers, numbers=numbers)
     for facts in scores:
         distance = next(name for name in facts if name in ("fid", "frechet") or name.startswith("frechet_inception"))
         guided = f" x{facts['guidance_scale']:g}" if facts["guidance_scale"] != 1 else ""
         made.add_row(
+            facts["extractor"],
             facts["reference"],
             facts["weights"],
             facts["sampler"] + guided,

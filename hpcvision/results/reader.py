@@ -8,8 +8,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from hpcvision.config import RunConfig
+from hpcvision.config.overrides import one_line
 from hpcvision.config.run import Weights
 from hpcvision.errors import CapExceeded, UserError
 from hpcvision.results.files import open_archive
@@ -105,7 +107,7 @@ def read_model(path: Path) -> tuple[RunConfig, dict[str, dict[str, np.ndarray[An
     with open_archive(path) as file:
         check_format(file, "run", path)
         check_caps(file, path)
-        config = RunConfig.model_validate_json(file.attrs["config_json"])
+        config = stored_config(file, path)
         return config, {
             kind: {name: np.asarray(item[()]) for name, item in group.items()}
             for kind, group in file["weights"].items()
@@ -116,7 +118,15 @@ def read_model_facts(path: Path) -> tuple[RunConfig, list[Weights]]:
     """As `read_model`, but of the weights only which there are."""
     with open_archive(path) as file:
         check_format(file, "run", path)
-        return RunConfig.model_validate_json(file.attrs["config_json"]), list(file["weights"])
+        return stored_config(file, path), list(file["weights"])
+
+
+def stored_config(file: h5py.File, path: Path) -> RunConfig:
+    """The configuration of a run's archive; UserError when this hpcvision does not know all of it."""
+    try:
+        return RunConfig.model_validate_json(file.attrs["config_json"])
+    except ValidationError as error:
+        raise UserError(f"{path} was made by another hpcvision: {one_line(error)}; use that version") from None
 
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,9 @@ class Samples:
     labels: NDArray[np.int64]
     seeds: NDArray[np.int64]
     attributes: dict[str, Any]
-    """sampler, steps, guidance_scale, weights."""
+    """sampler, steps, guidance_scale, weights; of selected samples the `rule`."""
+    merit: NDArray[np.float64] | None = None
+    """Of selected samples: by what they were selected."""
 
 
 @dataclass

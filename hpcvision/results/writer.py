@@ -20,7 +20,7 @@ TRAIN_COLUMNS = {
     "images_per_second": ("f4", "training images per second since the last point, all processes together", "1/s"),
     "accuracy": ("f4", "training accuracy, mean since the last point, with augmentation", "fraction"),
 }
-LOWER_IS_BETTER = {"fid", "frechet", "kernel_distance", "seconds_per_image"}
+LOWER_IS_BETTER = ("fid", "frechet", "kernel_distance", "seconds_per_image")  # beginnings of names
 HIGHER_IS_BETTER = {"loss": False, "accuracy": True}
 
 
@@ -79,7 +79,7 @@ def fill_score(group: h5py.Group, score: Score) -> None:
     for name, values in score.values.items():
         dataset = column(group, name, values, "f8", f"{name.replace('_', ' ')}, one value for every set of seeds")
         dataset.attrs.update(mean=score.mean(name), standard_deviation=score.deviation(name))
-        dataset.attrs.update(low=min(values), high=max(values), higher_is_better=name not in LOWER_IS_BETTER)
+        dataset.attrs.update(low=min(values), high=max(values), higher_is_better=not name.startswith(LOWER_IS_BETTER))
     for name, array in score.by_class.items():
         dataset = group.create_dataset(name, data=array)
         dataset.attrs["description"] = f"{name.replace('_', ' ')} of the first set, by class index"
@@ -195,6 +195,8 @@ def fill_samples(file: h5py.File, name: str, samples: Samples) -> None:
     """/samples/<name>."""
     group = file.create_group(f"samples/{name}")
     group.attrs.update(samples.attributes)
+    if samples.merit is not None:
+        column(group, "merit", samples.merit, "f8", "what `rule` says of each image; higher is better")
     dataset = pictures(group, samples.images)
     how = "selected by `rule`" if "rule" in samples.attributes else "not selected"
     dataset.attrs["description"] = f"generated images, {how}; height x width x red, green, blue"

@@ -83,7 +83,8 @@ class Gallery:
             samples.images[chosen],
             samples.labels[chosen],
             samples.seeds[chosen],
-            samples.attributes | {"rule": rule, "merit": merit[chosen]},
+            samples.attributes | {"rule": rule},
+            merit[chosen],
         )
 
     def interpolations(self) -> dict[str, Rows]:

@@ -27,6 +27,13 @@ def unseen(_images: float) -> None:
     """Progress that nobody looks at."""
 
 
+class DrawingStopped(Exception):
+    """This process or another one was asked to stop, with the code of `StopRequest`."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
 @dataclass(frozen=True)
 class Blend:
     """A second label for every image, and how far to go over to it."""
@@ -45,6 +52,8 @@ class Generator:
         self.config, self.task, self.rank, self.precision = config, config.task, rank, precision
         self.alpha_bars = diffusion.alpha_bar(config.task).to(rank.device)
         self.shape = (3, config.model.image_size, config.model.image_size)
+        self.stop_code: Callable[[], int] = lambda: 0
+        """Asked after every batch; when it is not 0 on any rank, all stop."""
 
     @torch.no_grad()
     def sample(
@@ -59,29 +68,33 @@ class Generator:
         noise_power: dict[int, float] | None = None,
         progress: Progress = unseen,
     ) -> NDArray[np.uint8]:
-        """(N, H, W, 3) uint8 images, the same on all ranks; call it on every rank.
+        """(N, H, W, 3) uint8 images, the same on all ranks; call it on every rank. May raise DrawingStopped.
 
         seeds: of every image's noise, and of what a stochastic sampler adds;  labels: (N,) int64, -1 for none;  noise:
         (N, 3, H, W) float32 instead of that of the seeds;  noise_power: of that method, for the analytic variance.
         """
         device = self.rank.device
-        images = torch.zeros(len(seeds), *self.shape[1:], 3, dtype=torch.int32, device=device)
-        mine = torch.arange(len(seeds))[self.rank.index :: self.rank.world_size]
-        # Nothing to draw gives one empty batch, which attention cannot reshape.
-        for chosen in mine.split(BATCH[device.type]) if len(mine) else ():
-            own_seeds = [seeds[i] for i in chosen.tolist()]
-            start = diffusion.image_noise(own_seeds, self.shape) if noise is None else noise[chosen]
-            own_blend = Blend(blend.labels[chosen], blend.fractions[chosen]) if blend else None
-            with autocast(self.precision, device):
-                drawn = diffusion.sampler_of(settings, noise_power)(
-                    self.counted(self.predictor(model, labels[chosen], settings, own_blend), settings, progress),
-                    self.layout(start),
-                    self.alpha_bars,
-                    steps=settings.steps,
-                    step_noise=diffusion.image_step_noise(own_seeds, self.shape, device=device),
-                )
-            images[chosen] = as_pixels(drawn).to(torch.int32)
-        return self.rank.sum(images).to(torch.uint8).cpu().numpy()
+        images = torch.zeros(len(seeds), *self.shape[1:], 3, dtype=torch.uint8, device=device)
+        # In rounds, so that a rank waits at most one batch for another, and all stop together.
+        for together in torch.arange(len(seeds)).split(BATCH[device.type] * self.rank.world_size):
+            chosen = together[self.rank.index :: self.rank.world_size]
+            if len(chosen):
+                own_seeds = [seeds[i] for i in chosen.tolist()]
+                start = diffusion.image_noise(own_seeds, self.shape) if noise is None else noise[chosen]
+                own_blend = Blend(blend.labels[chosen], blend.fractions[chosen]) if blend else None
+                with autocast(self.precision, device):
+                    drawn = diffusion.sampler_of(settings, noise_power)(
+                        self.counted(self.predictor(model, labels[chosen], settings, own_blend), settings, progress),
+                        self.layout(start),
+                        self.alpha_bars,
+                        steps=settings.steps,
+                        step_noise=diffusion.image_step_noise(own_seeds, self.shape, device=device),
+                    )
+                images[chosen] = as_pixels(drawn)
+            code = int(self.rank.max(torch.tensor(self.stop_code(), device=device)))
+            if code:
+                raise DrawingStopped(code)
+        return self.rank.sum(images).cpu().numpy()
 
     def predictor(
         self, model: nn.Module, labels: Tensor, settings: SampleConfig, blend: Blend | None = None

@@ -13,6 +13,7 @@ from hpcvision.stopping import StopRequest
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
 from hpcvision.training.bookkeeping import Bookkeeping
+from hpcvision.training.generation import DrawingStopped
 from hpcvision.training.precision import choose_precision, set_arithmetic
 from hpcvision.training.state import Outcome
 from hpcvision.training.step import Step
@@ -56,7 +57,11 @@ def train_here(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest,
                 code = books.after_step(stop)
             if code:
                 return books.interrupted(StopRequest.reason(code))
-            return books.finish("test" if read_test else "validation")
+            task.stop_with(stop)
+            try:
+                return books.finish("test" if read_test else "validation")
+            except DrawingStopped as stopped:
+                return books.interrupted(StopRequest.reason(stopped.code))
     except OSError as error:  # a full disk, an exceeded quota, a shared disk that went away
         raise TrainingStopped(
             f"cannot write: {error.strerror or error}; {books.what_is_kept()}, and whole; make room, or mend what is "

@@ -84,7 +84,7 @@ class Work:
         config = self.config if settings is None else self.config.model_copy(update={"sample": settings})
         images = Generator(config, self.rank, self.precision)
         power = None
-        if config.sample.variance == "analytic":
+        if config.sample.variance == "analytic" and self.request.kind in ("sample", "evaluate"):
             split = data.load(config.data, "train", **self.shape)
             power = images.noise_power(self.model, split.images, split.labels.to(self.rank.device), config.sample)
         return Gallery(images, self.model, weights, power, progress=self.progress)
@@ -170,18 +170,18 @@ def evaluate(work: Work) -> None:
     """Scores for every set of weights and number of steps against every split, over several sets of seeds."""
     options, config, rank = work.request.options, work.config, work.rank
     extractor = scoring.extractor_of(config, Path(options["extractor"]) if options["extractor"] else None, rank.device)
-    references = [scoring.reference_of(config, split, extractor, rank) for split in options["against"]]
     count, labels = options["images"], balanced_labels(options["images"], config.model.num_classes)
-    least = references[0].described.features.shape[1]
-    if count < least:
+    if count < extractor.size:
         raise UserError(
-            f"--images={count} is fewer than the {least} features of {extractor.name}, too few for their covariance; "
-            f"give at least {least}"
+            f"--images={count} is fewer than the {extractor.size} features of {extractor.name}, too few for their "
+            f"covariance; give at least {extractor.size}"
         )
-    scores: dict[str, Score] = {}
+    references = [scoring.reference_of(config, split, extractor, rank) for split in options["against"]]
+    reads_test = "test" in options["against"]
     for weights in work.request.weights:
         for steps in options["steps_grid"]:
             settings = config.sample.model_copy(update={"steps": steps})
+            scores: dict[str, Score] = {}
             gallery = work.gallery(weights, settings)
             found: dict[str, list[dict[str, float]]] = {reference.split: [] for reference in references}
             by_class: dict[str, dict[str, NDArray[Any]]] = {}
@@ -196,11 +196,15 @@ def evaluate(work: Work) -> None:
                 for reference in references:
                     values = scoring.score(extractor, described, reference, seed=number)
                     found[reference.split].append(values | {"seconds_per_image": seconds})
-                    by_class.setdefault(reference.split, scoring.score_by_class(extractor, described, reference))
+                    if number == 0:
+                        by_class[reference.split] = scoring.score_by_class(extractor, described, reference)
             for reference in references:
                 sets = found[reference.split]
                 name = f"{extractor.name}_{reference.split}_{weights}_{settings.sampler}_{steps}"
-                name += f"_guided_{settings.guidance_scale:g}" if settings.guidance_scale != 1 else ""
+                if settings.guidance_scale != 1:
+                    name += f"_guided_{settings.guidance_scale:g}"
+                if settings.guidance_interval:
+                    name += "_within_{:g}_{:g}".format(*settings.guidance_interval)
                 scores[name] = Score(
                     values={key: [values[key] for values in sets] for key in sets[0]},
                     by_class=by_class[reference.split],
@@ -223,8 +227,9 @@ def evaluate(work: Work) -> None:
                         **scoring.reference_facts(extractor, reference),
                     },
                 )
-    if rank.is_main:
-        add_scores(work.output, scores, reads_test="test" in options["against"])
+            if rank.is_main:  # now, as the next ones may take hours
+                add_scores(work.output, scores, reads_test=reads_test)
+            reads_test = False
 
 
 WORK: dict[str, Callable[[Work], None]] = {
@@ -243,9 +248,9 @@ def images_to_draw(request: Request) -> float:
         case "sample":
             return float(options["images"])
         case "interpolate":
-            return float(2 * len(options["pairs"]) * options["points"])  # two labels are asked about
+            return float(len(options["pairs"]) * options["points"])
         case "from_images":
-            return float(2 * options["points"])
+            return float(options["points"])
         case "evaluate":
             sets = len(request.weights) * len(options["steps_grid"]) * options["sets"]
             return float(2 * sets * options["images"])  # each is drawn, and then looked at by the extractor

@@ -20,6 +20,7 @@ from hpcvision.errors import UserError
 from hpcvision.metrics.fidelity import (
     INCEPTION_FILE,
     InceptionExtractor,
+    float32,
     inception_score,
     kernel_distance,
     precision_recall,
@@ -46,6 +47,8 @@ class Extractor(Protocol):
     """Of its Fréchet distance: `fid` for the one network that may be called so."""
     sha256: str
     """Of its weights."""
+    size: int
+    """Number of features; fewer images than that leave directions in which nothing is known of them."""
     resize: str
     """What is done to images before the network sees them, in words."""
     classes: int | None
@@ -74,6 +77,7 @@ class ClassifierExtractor:
         self.model.load_state_dict({name: torch.from_numpy(array) for name, array in chosen.items()})
         self.model.eval().to(device)
         last = [module for module in self.model.modules() if isinstance(module, nn.Linear)][-1]
+        self.size = last.in_features
         self.features = torch.empty(0)
         last.register_forward_pre_hook(self.keep)
 
@@ -81,11 +85,11 @@ class ClassifierExtractor:
         """What the last layer is given."""
         self.features = inputs[0]
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits, in fp32 whatever the run's precision, so that scores of all runs compare."""
         mean, std = self.statistics
-        logits = self.model(normalise(images, mean=mean, std=std))
+        with float32(images.device):
+            logits = self.model(normalise(images, mean=mean, std=std))
         return self.features, logits
 
 
@@ -104,7 +108,7 @@ def extractor_of(config: RunConfig, given: Path | None, device: torch.device) ->
     """
     if given == Path("inception"):
         return InceptionExtractor(data.inception_folder() / INCEPTION_FILE, device)
-    if given is not None and given.suffix not in (".h5", ""):
+    if given is not None and not given.is_dir() and given.suffix != ".h5":
         return InceptionExtractor(given, device)
     shape = (config.model.image_size, config.model.num_classes)
     if given is None:
@@ -184,7 +188,8 @@ def reference_of(config: RunConfig, split: data.SplitName, extractor: Extractor,
     digest = data.sha256_of(whole)
     cache = data.data_folder() / "statistics" / f"{extractor.name}-{extractor.sha256[:16]}-{split}-{digest[:16]}.npz"
     described = read_cache(cache)
-    if not int(rank.max(torch.tensor(int(described is not None), device=rank.device))) or described is None:
+    lacking = rank.max(torch.tensor(int(described is None), device=rank.device))  # on any rank: all work together
+    if int(lacking) or described is None:
         chosen = balanced(whole.labels, config.model.num_classes)
         described = describe(extractor, whole.images[chosen], whole.labels[chosen], rank)
         if rank.is_main:
@@ -226,7 +231,8 @@ def score(extractor: Extractor, described: Described, reference: Reference, seed
     real = reference.described
     subset = min(SUBSET, len(described.features), len(real.features))
     kernel, _ = kernel_distance(described.features, real.features, subset_size=subset, seed=seed)
-    precision, recall = precision_recall(described.features, real.features)
+    alike = min(len(described.features), len(real.features))  # both depend on the number of images of each set
+    precision, recall = precision_recall(described.features[:alike], spread(real.features, alike))
     values = {
         extractor.frechet_name: frechet_distance(moments(described.features), reference.moments),
         "kernel_distance": kernel,
@@ -238,6 +244,11 @@ def score(extractor: Extractor, described: Described, reference: Reference, seed
     else:
         values["classifier_agreement"] = agreement(described)
     return values
+
+
+def spread(features: Tensor, count: int) -> Tensor:
+    """(count, D): evenly spaced rows, so that all classes of an ordered set are among them."""
+    return features[torch.linspace(0, len(features) - 1, count).round().long()]
 
 
 def agreement(described: Described) -> float:

@@ -21,6 +21,7 @@ from hpcvision.data.augment import normalise
 from hpcvision.distributed import Rank
 from hpcvision.metrics import accuracy
 from hpcvision.seeding import generator
+from hpcvision.stopping import StopRequest
 from hpcvision.training import scoring
 from hpcvision.training.artefacts import Artefacts, Gallery
 from hpcvision.training.batches import Batches
@@ -66,6 +67,9 @@ class Task(Protocol):
 
     def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation, progress: Progress) -> Artefacts:
         """What goes into the archive of a finished run from this set of weights; call it on every rank."""
+
+    def stop_with(self, stop: StopRequest) -> None:
+        """From now on leave `finish` with DrawingStopped, between two batches of images, when asked to stop."""
 
     def preview(self, model: nn.Module) -> NDArray[np.uint8] | None:
         """(N, H, W, 3) uint8: what the model draws by now, if it draws; call it on every rank."""
@@ -134,6 +138,9 @@ class Classify:
         matrix = accuracy.confusion_matrix(evaluation.labels, evaluation.predictions, self.config.model.num_classes)
         return Artefacts(scores=evaluation.scores, confusion=matrix.numpy())
 
+    def stop_with(self, stop: StopRequest) -> None:
+        """Nothing: a classifier is finished in no time."""
+
     def preview(self, model: nn.Module) -> None:
         """Nothing: a classifier draws no pictures."""
 
@@ -153,7 +160,7 @@ class Diffuse:
         self.inputs = self.batches.inputs
         self.generator = Generator(config, rank, precision)
         rows = config.sample.interpolation_pairs * config.sample.interpolation_points
-        self.images_to_draw = (2 if config.ema.beta else 1) * config.sample.images + 3.0 * rows  # slerp has two labels
+        self.images_to_draw = (2 if config.ema.beta else 1) * config.sample.images + 2.0 * rows
         self.losses = partial(
             diffusion.denoising_loss,
             alpha_bars=self.generator.alpha_bars,
@@ -226,6 +233,10 @@ class Diffuse:
             return None
         images, labels = self.batches.split("train")
         return self.generator.noise_power(model, images, labels, self.config.sample)
+
+    def stop_with(self, stop: StopRequest) -> None:
+        """Ask it between two batches of images."""
+        self.generator.stop_code = lambda: stop.code
 
     def preview(self, model: nn.Module) -> NDArray[np.uint8]:
         """Images of the same noise and labels every time."""

@@ -222,7 +222,7 @@ def test_the_hash_of_the_file_alone_makes_it_the_official_one(weights, extractor
 
 def test_a_missing_file_says_in_one_line_how_to_get_it(tmp_path):
     with pytest.raises(
-        UserError, match=r"no Inception weights at .*absent.pth; .*data fetch inception.*--weights FILE"
+        UserError, match=r"no Inception weights at .*absent.pth; .*data fetch inception.*--extractor FILE"
     ):
         InceptionExtractor(tmp_path / "absent.pth", "cpu")
 
@@ -233,7 +233,7 @@ def test_a_file_that_does_not_hold_these_weights_is_refused_in_one_line(weights,
             InceptionExtractor(path, "cpu")
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
-        assert "--weights FILE" in str(caught.value)
+        assert "--extractor FILE" in str(caught.value)
         return str(caught.value)
 
     def saved(content):

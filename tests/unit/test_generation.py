@@ -137,7 +137,7 @@ def test_without_a_judge_the_best_are_those_with_the_smallest_denoising_error(ra
     assert errors.shape == (12,)
     best = drawing.best(samples, None, "")
     assert best.seeds.tolist() == samples.seeds[np.argsort(errors)[:3]].tolist()
-    assert best.attributes["merit"].tolist() == (-np.sort(errors)[:3]).tolist()
+    assert best.merit.tolist() == (-np.sort(errors)[:3]).tolist()
 
 
 def test_real_images_are_noised_to_the_closed_form_and_found_again_by_a_perfect_network(rank):
