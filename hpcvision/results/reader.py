@@ -3,11 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import pandas as pd
 from pydantic import ValidationError
 
 from hpcvision.config import RunConfig
@@ -16,6 +15,9 @@ from hpcvision.config.run import Weights
 from hpcvision.errors import CapExceeded, UserError
 from hpcvision.results.files import open_archive
 from hpcvision.results.record import FORMAT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def read_summary(path: Path) -> Summary:
         )
 
 
-def read_curves(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_curves(path: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """The training curve and the evaluations, one row per point."""
     with open_archive(path) as file:
         check_format(file, "run", path)
@@ -95,8 +97,10 @@ def read_images(path: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
         }
 
 
-def table(group: h5py.Group) -> pd.DataFrame:
+def table(group: h5py.Group) -> "pd.DataFrame":
     """A group of equally long columns as a DataFrame."""
+    import pandas as pd  # 0.3 s, which every process of a run would pay
+
     return pd.DataFrame(
         {name: item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()] for name, item in group.items()}
     )

@@ -171,6 +171,7 @@ def scores_of(run: Path) -> dict[str, Any]:
         return values | dict(group.attrs) | {"test_reads": file.attrs["test_reads"], "sets": len(group["frechet"])}
 
 
+@pytest.mark.long
 def test_the_demos_generator_has_learnt_what_it_was_shown(learnt: dict[str, Path]) -> None:
     found = {}
     for name, sets in (("generator", 3), ("untrained", 1)):

@@ -9,7 +9,7 @@ from hpcvision.config import ConvNextUNetConfig, DataConfig, DiffuseConfig, RunC
 from hpcvision.models import build_model
 from hpcvision.training import generation
 from hpcvision.training.artefacts import Gallery
-from hpcvision.training.generation import Generator, as_pixels, balanced_labels
+from hpcvision.training.generation import DrawingStopped, Generator, as_pixels, balanced_labels
 
 SETTINGS = SampleConfig(steps=6, images=12, interpolation_pairs=2, interpolation_points=9)
 
@@ -153,6 +153,16 @@ def test_real_images_are_noised_to_the_closed_form_and_found_again_by_a_perfect_
         wanted = as_pixels(a.sqrt().float() * clean + (1 - a).sqrt().float() * noise).numpy()
         assert grey_levels_between(noised[:, point], wanted) <= 1
         assert grey_levels_between(found[:, point], real.permute(0, 2, 3, 1).numpy()) <= 1
+
+
+def test_a_wish_to_stop_ends_the_drawing_after_a_batch(rank, model, monkeypatch):
+    monkeypatch.setitem(generation.BATCH, "cpu", 2)
+    images, told = Generator(configured(), rank, "fp32"), []
+    images.stop_code = lambda: 15 if sum(told) >= 3.9 else 0
+    with pytest.raises(DrawingStopped) as stopped:
+        images.sample(model, range(7), torch.arange(7), SETTINGS, progress=told.append)
+    assert stopped.value.code == 15
+    assert sum(told) == pytest.approx(4)
 
 
 def test_progress_adds_up_to_the_images_drawn(rank, model):
