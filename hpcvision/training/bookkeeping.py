@@ -46,8 +46,7 @@ class Bookkeeping:
         self.config, self.rundir, self.rank, self.task, self.state = config, rundir, rank, task, state
         self.parameters = parameters
         self.shape = {"image_size": config.model.image_size, "num_classes": config.model.num_classes}
-        self.saved_step = state.step
-        self.seconds_at_point = state.seconds
+        self.saved_step, self.seconds_at_point = state.step, state.seconds
         self.numbers = ""
         self.next_agreement = state.step + 1
         self.agreed_at, self.step_at_agreement = time.monotonic(), state.step
@@ -87,11 +86,10 @@ class Bookkeeping:
             if step == 0:
                 self.board.images("inputs", self.task.inputs(0, 64), 0)
         self.progress.__enter__()
-        cap = CAPS[config.task.kind]
-        self.progress.say(
-            f"{config.folder_name}: {config.model.kind}, {self.parameters:,} parameters"
-            + (f" (cap {cap.parameters:,})" if config.track == "capped" else " (auxiliary: no cap, no claim)")
+        cap = (
+            f"cap {CAPS[config.task.kind].parameters:,}" if config.track == "capped" else "auxiliary: no cap, no claim"
         )
+        self.progress.say(f"{config.folder_name}: {config.model.kind}, {self.parameters:,} parameters ({cap})")
         self.progress.say(
             f"{data.describe(config.data, **self.shape)}; {rank.world_size} process(es) on {rank.device.type}, "
             f"{torch.get_num_threads()} thread(s) each, {self.state.precision}; "
@@ -148,6 +146,9 @@ class Bookkeeping:
         self.agreed_at, self.step_at_agreement = time.monotonic(), self.state.step
         self.next_agreement = self.state.step + min(AGREE_AT_MOST_EVERY, max(1, AGREE_MILLISECONDS // max(1, slowest)))
         if -bad != NEVER:
+            if self.saved_step == -bad - 1:  # made of the very weights whose loss is not finite
+                kept = checkpoint.drop_newest(self.rundir) if self.rank.is_main else 0
+                self.saved_step = int(self.rank.max(torch.tensor(kept, device=self.rank.device)))
             raise TrainingStopped(
                 f"the loss or a weight is not finite at step {-bad:,}; {self.what_is_kept()}; "
                 "try a smaller optim.learning_rate or optim.gradient_clip=1"
@@ -178,8 +179,8 @@ class Bookkeeping:
         rate = learning_rate(self.config.optim, self.state.step - 1, self.config.train.steps)
         speed = count / seconds if seconds > 0 else math.nan
         self.numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items()) + f"  {speed:,.0f} images/s"
+        timing = {"learning_rate": rate, "seconds": self.state.seconds, "images_per_second": speed}
         if self.journal and self.board:
-            timing = {"learning_rate": rate, "seconds": self.state.seconds, "images_per_second": speed}
             self.journal.add("train", step=self.state.step, **values, **timing)
             self.board.scalars(self.state.step, {f"train/{key}": value for key, value in (values | timing).items()})
 
@@ -198,7 +199,8 @@ class Bookkeeping:
 
     def preview(self) -> None:
         """What a generator draws by now from the same noise every time, in TensorBoard."""
-        images = self.task.preview(states.load_for_evaluation(self.state, self.config.ema.headline, self.rank))
+        kind = self.config.ema.headline
+        images = self.task.preview(lambda: states.load_for_evaluation(self.state, kind, self.rank))
         if images is not None and self.board:
             self.board.pictures("samples/from_the_same_noise", images, self.state.step)
 
@@ -287,7 +289,7 @@ class Bookkeeping:
             artefacts = replace(made, samples=artefacts.samples | made.samples)
         artefacts.scores = artefacts.scores | scores
         weights = self.weights()
-        if self.rank.is_main and self.journal and self.board:
+        if self.journal and self.board:
             for name, samples in artefacts.samples.items():
                 self.board.pictures(f"samples/{name}", samples.images, state.step)
             self.board.settings(config, {f"final_{split}/{name}": value for name, value in artefacts.scores.items()})

@@ -55,6 +55,14 @@ def load(rundir: RunDir) -> tuple[dict[str, Any] | None, str]:
     return None, ""
 
 
+def drop_newest(rundir: RunDir) -> int:
+    """Remove the newest checkpoint, so that the one before is read; gives the step of that, 0 when there is none."""
+    for path in (rundir.checkpoint.with_suffix(".new"), rundir.checkpoint):
+        path.unlink(missing_ok=True)
+    content = read(rundir.previous_checkpoint) if rundir.previous_checkpoint.exists() else None
+    return content["step"] if content else 0
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """The content of one checkpoint file, or None when it is cut off or altered."""
     try:

@@ -4,6 +4,7 @@ Every random number is drawn for the global batch from a named stream and sliced
 on any number of processes and after any resume.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -71,8 +72,8 @@ class Task(Protocol):
     def stop_with(self, stop: StopRequest) -> None:
         """From now on leave `finish` with DrawingStopped, between two batches of images, when asked to stop."""
 
-    def preview(self, model: nn.Module) -> NDArray[np.uint8] | None:
-        """(N, H, W, 3) uint8: what the model draws by now, if it draws; call it on every rank."""
+    def preview(self, current: Callable[[], nn.Module]) -> NDArray[np.uint8] | None:
+        """(N, H, W, 3) uint8: what the current model draws, if it draws; call it on every rank."""
 
 
 class Classify:
@@ -141,7 +142,7 @@ class Classify:
     def stop_with(self, stop: StopRequest) -> None:
         """Nothing: a classifier is finished in no time."""
 
-    def preview(self, model: nn.Module) -> None:
+    def preview(self, current: Callable[[], nn.Module]) -> None:
         """Nothing: a classifier draws no pictures."""
 
 
@@ -238,9 +239,9 @@ class Diffuse:
         """Ask it between two batches of images."""
         self.generator.stop_code = lambda: stop.code
 
-    def preview(self, model: nn.Module) -> NDArray[np.uint8]:
+    def preview(self, current: Callable[[], nn.Module]) -> NDArray[np.uint8]:
         """Images of the same noise and labels every time."""
-        return Gallery(self.generator, model, self.config.ema.headline, None).preview()
+        return Gallery(self.generator, current(), self.config.ema.headline, None).preview()
 
 
 TASKS: dict[str, type[Classify] | type[Diffuse]] = {"classify": Classify, "diffuse": Diffuse}
