@@ -137,20 +137,19 @@ class Bookkeeping:
         """
         self.settle()
         norm = torch.nn.utils.get_total_norm([weight.detach() for weight in self.state.model.parameters()])
-        self.state.first_bad_step.clamp_(max=torch.where(norm.isfinite(), NEVER, self.state.step))
-        steps = max(1, self.state.step - self.step_at_agreement)
-        milliseconds = math.ceil(1000 * (time.monotonic() - self.agreed_at) / steps)
-        votes = torch.tensor([stop.code, 0, milliseconds], device=self.rank.device)
-        votes[1] = -self.state.first_bad_step
-        code, bad, slowest = (int(value) for value in self.rank.max(votes).tolist())
+        seconds = (time.monotonic() - self.agreed_at) / max(1, self.state.step - self.step_at_agreement)
+        votes = torch.tensor([stop.code, math.ceil(1000 * seconds), 0, 0], device=self.rank.device)
+        votes[2], votes[3] = -self.state.first_bad_step, -torch.where(norm.isfinite(), NEVER, self.state.step)
+        code, slowest, *bad = (int(value) for value in self.rank.max(votes).tolist())
+        bad_loss, bad_weights = -bad[0], -bad[1]
         self.agreed_at, self.step_at_agreement = time.monotonic(), self.state.step
         self.next_agreement = self.state.step + min(AGREE_AT_MOST_EVERY, max(1, AGREE_MILLISECONDS // max(1, slowest)))
-        if -bad != NEVER:
-            if self.saved_step == -bad - 1:  # made of the very weights whose loss is not finite
+        if min(bad_loss, bad_weights) != NEVER:
+            if self.saved_step == bad_loss - 1:  # made of the very weights whose loss is not finite
                 kept = checkpoint.drop_newest(self.rundir) if self.rank.is_main else 0
                 self.saved_step = int(self.rank.max(torch.tensor(kept, device=self.rank.device)))
             raise TrainingStopped(
-                f"the loss or a weight is not finite at step {-bad:,}; {self.what_is_kept()}; "
+                f"the loss or a weight is not finite at step {min(bad_loss, bad_weights):,}; {self.what_is_kept()}; "
                 "try a smaller optim.learning_rate or optim.gradient_clip=1"
             )
         return code

@@ -143,7 +143,11 @@ def disturb(folder: Path, number: signal.Signals, moments: random.Random) -> boo
 
 @pytest.fixture(
     scope="module",
-    params=[("epsilon", signal.SIGTERM, REPEATS), ("epsilon", signal.SIGKILL, REPEATS), ("edm", signal.SIGKILL, 1)],
+    params=[
+        ("epsilon", signal.SIGTERM, REPEATS),
+        ("epsilon", signal.SIGKILL, REPEATS),
+        pytest.param(("edm", signal.SIGKILL, 1), marks=pytest.mark.long),
+    ],
     ids=lambda param: f"{param[0]}-{param[1].name}",
 )
 def disturbed(request: pytest.FixtureRequest, workplace: Path) -> tuple[str, list[Path]]:

@@ -121,6 +121,7 @@ def gaussian(count, size=16, *, seed, mean=0.0):
     return mean + torch.randn(count, size, generator=stream)
 
 
+@pytest.mark.long
 def test_the_frechet_distance_of_its_features_is_that_of_torch_fidelity(generated, reference, theirs):
     ours, other = moments(generated[0]), moments(reference[0])
     distance = frechet_distance(ours, other)
@@ -128,6 +129,7 @@ def test_the_frechet_distance_of_its_features_is_that_of_torch_fidelity(generate
     assert distance == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
 
 
+@pytest.mark.long
 def test_the_kernel_distance_of_its_features_is_that_of_torch_fidelity(generated, reference, theirs):
     mean, deviation = kernel_distance(generated[0], reference[0], subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=SEED)
     assert mean > 3 * deviation > 0
@@ -135,12 +137,14 @@ def test_the_kernel_distance_of_its_features_is_that_of_torch_fidelity(generated
     assert deviation == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3)
 
 
+@pytest.mark.long
 def test_precision_and_recall_of_its_features_are_those_of_torch_fidelity(generated, reference, theirs):
     precision, recall = precision_recall(generated[0], reference[0])
     assert 0 < recall < precision < 1
     assert (precision, recall) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
 
 
+@pytest.mark.long
 def test_the_inception_score_of_its_logits_is_that_of_torch_fidelity(generated, theirs):
     mean, deviation = inception_score(generated[1], splits=SPLITS, seed=SEED)
     assert mean > 1.1
