@@ -1,5 +1,6 @@
 """Console entry `hpcvision`; imports no torch, ray or h5py before a command needs it, for the sake of login nodes."""
 
+import atexit
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 
 from hpcvision import cli_images
 from hpcvision.errors import UserError
+from hpcvision.stopping import end_process
 
 if TYPE_CHECKING:
     from hpcvision.config import RunConfig
@@ -220,6 +222,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
+        atexit.unregister(end_process)  # of a rank under srun that has left its group: it would end with 0
         line = str(error).replace("\n", "\\n")  # of a path or a value, which may hold anything
         typer.secho(f"hpcvision: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
         sys.exit(error.exit_code)

@@ -88,7 +88,7 @@ def interpolate(
 
     Example: hpcvision interpolate runs/cifar100_ddpm_small-59407c89c1ed --pairs rose:bowl,forest:lizard
     """
-    from hpcvision.launch.generate import AS_MANY_AS_USEFUL, class_pairs, draw, real_pair
+    from hpcvision.launch.generate import class_pairs, draw, real_pair
 
     if (pairs is None) == (from_images is None):
         raise UserError("give either --pairs, such as rose:bowl, or --from-images, such as 3,17")
@@ -98,7 +98,7 @@ def interpolate(
         raise UserError(f"--sampler={sampler} cannot encode images; leave it out, ddim is used")
     sampling: dict[str, Any] = {
         "sampler": "ddim" if from_images else sampler,
-        "steps": steps or (AS_MANY_AS_USEFUL if from_images else None),
+        "steps": steps,
         "guidance_scale": guidance_scale,
         "guidance_interval": interval_of(guidance_interval),
     }

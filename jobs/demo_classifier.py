@@ -7,7 +7,7 @@ from hpcvision.config import BabyMobileNetConfig, DataConfig, OptimConfig, RunCo
 
 
 def config() -> RunConfig:
-    """A narrow Baby MobileNet on the same ten kinds of drawn shapes; half a minute on two cores."""
+    """A narrow Baby MobileNet on the same ten kinds of drawn shapes."""
     return RunConfig(
         name="demo_classifier",
         model=BabyMobileNetConfig(width=0.5, image_size=16, num_classes=10, dropout=0.0),

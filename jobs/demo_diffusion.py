@@ -16,7 +16,7 @@ from hpcvision.config import (
 
 
 def config() -> RunConfig:
-    """EDM as in `cifar100_edm`, with a network of a thirteenth of the size."""
+    """EDM as in `cifar100_edm`, with a network of a tenth of the size."""
     return RunConfig(
         name="demo_diffusion",
         model=EDMUNetConfig(width=0.25, image_size=16, num_classes=10, passes=1),

@@ -1,6 +1,5 @@
 """What `hpcvision sample`, `interpolate` and `evaluate` do: check, start the processes, and write what they made."""
 
-import atexit
 import difflib
 import itertools
 import json
@@ -19,19 +18,20 @@ from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch.job import leave_trace
 from hpcvision.launch.local import run_processes, usable_cores
 from hpcvision.rundir import RunDir, write_json
-from hpcvision.stopping import StopRequest, end_process
-
-AS_MANY_AS_USEFUL = -1  # steps of an encoding, which is exact only for many
+from hpcvision.stopping import StopRequest
 
 if TYPE_CHECKING:
     from hpcvision.training.requests import Request
 
 
-def opened(run: Path, sampling: dict[str, Any]) -> tuple[Path, RunConfig, list[Weights]]:
+def opened(
+    run: Path, sampling: dict[str, Any], usual_steps: int | None = None
+) -> tuple[Path, RunConfig, list[Weights]]:
     """(archive, configuration with the given `sample` settings, its sets of weights) of a run; refuses classifiers.
 
     run: a run's folder or its results.h5;  sampling: settings of `sample` without that word; None is the run's own.
-    Another sampler than the run's begins with that sampler's own settings, and 50 steps.
+    Another sampler than the run's begins with that sampler's own settings, and 50 steps; usual_steps: where none are
+    given, these instead, or as many as there are.
     """
     from hpcvision.results.reader import read_model_facts
 
@@ -44,8 +44,8 @@ def opened(run: Path, sampling: dict[str, Any]) -> tuple[Path, RunConfig, list[W
         given = {"sample.eta": 0.0, "sample.variance": "small", "sample.steps": min(50, config.task.timesteps)} | given
     if given.get("sample.guidance_scale") == 1:
         given = given | {"sample.guidance_interval": None}
-    if "sample.steps" in given and given["sample.steps"] == AS_MANY_AS_USEFUL:
-        given = given | {"sample.steps": min(200, config.task.timesteps)}
+    if usual_steps and sampling["steps"] is None:
+        given = given | {"sample.steps": min(usual_steps, config.task.timesteps)}
     return archive, apply(config, given), kinds
 
 
@@ -124,7 +124,8 @@ def draw(
     from hpcvision.report.figures import drawn_for_user, samples_picture
     from hpcvision.training.requests import Request
 
-    archive, config, kinds = opened(run, sampling)
+    # An encoding is exact only for many steps.
+    archive, config, kinds = opened(run, sampling, usual_steps=200 if kind == "from_images" else None)
     chosen = chosen_weights(config, kinds, weights)
     if len(chosen) != 1:
         raise UserError(f"--weights={weights}: one set of weights draws; choose from {', '.join(kinds)}")
@@ -139,7 +140,6 @@ def draw(
         raise UserError(f"--output={output} must end in .h5 and not be the run's own; the picture beside it gets .png")
     generate_here(Request(kind, str(archive), str(output), config.model_dump(mode="json"), chosen, options), processes)
     if this_is_the_main_process():
-        atexit.unregister(end_process)  # under srun it would end with 0 whatever happens from here on
         picture = drawn_for_user(samples_picture, output, output.with_suffix(".png"))
         print(f"  {output}\n  {picture}")
 

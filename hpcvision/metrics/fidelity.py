@@ -24,7 +24,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def fetch_inception(folder: Path) -> Path:
-    """The official weights in `folder`, downloaded when they are not there (91 MB); UserError when that fails."""
+    """The official weights in `folder`, downloaded when they are not there; UserError when that fails."""
     target = folder / INCEPTION_FILE
     if not target.exists():
         try:

@@ -277,8 +277,8 @@ class Bookkeeping:
         if self.journal and split == "test":
             self.journal.add("test_read", step=state.step)
         # The headline weights come last, so the scores without a suffix are theirs.
-        artefacts, drawn = Artefacts(), Drawn(self.progress, state.step, self.task.images_to_draw, self.rank.world_size)
-        scores: dict[str, float] = {}
+        artefacts, scores = Artefacts(), dict[str, float]()
+        drawn = Drawn(self.progress, self.task.images_to_draw, self.rank.world_size, step=state.step)
         for kind in sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline):
             evaluation = self.task.evaluate(states.load_for_evaluation(state, kind, self.rank), split)
             if self.journal and split == "test":

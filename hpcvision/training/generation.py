@@ -132,13 +132,14 @@ class Generator:
         *,
         points: int,
         noise: Tensor | None = None,
+        progress: Progress = unseen,
     ) -> tuple[NDArray[np.uint8], list[int]]:
         """(N, points, H, W, 3) uint8: what the sampler has at evenly spaced evaluations, then the image it gives.
 
         With the timesteps of all points but the last. Every rank draws all of them.
         """
         seen: list[tuple[int, Tensor]] = []
-        predict = self.predictor(model, labels, settings)
+        predict = self.counted(self.predictor(model, labels, settings), settings, progress)
 
         def remember(images: Tensor, timesteps: Tensor) -> Tensor:
             seen.append((int(timesteps[0]), as_pixels(images)))

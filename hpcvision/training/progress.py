@@ -61,17 +61,20 @@ class StepProgress:
 class Drawn:
     """Called with the images that this rank has drawn since the last call; shows how many of how many, and how long."""
 
-    def __init__(self, progress: StepProgress, step: int, total: float, world_size: int) -> None:
+    def __init__(self, progress: StepProgress, total: float, world_size: int, *, step: int | None = None) -> None:
+        """step: of the run whose progress is shown; without it the progress counts images itself."""
         self.progress, self.step, self.total, self.world_size = progress, step, total, world_size
         self.done, self.started = 0.0, time.monotonic()
 
     def __call__(self, images: float) -> None:
         self.done = min(self.total, self.done + images * self.world_size)  # the other ranks have done about as many
         rate = self.done / (time.monotonic() - self.started)
-        left = clock((self.total - self.done) / rate)
-        self.progress.advance(
-            self.step, f"drawing: {self.done:,.0f} of {self.total:,.0f} images, {rate:.3g} images/s, {left} to go;"
-        )
+        if self.step is None:
+            self.progress.advance(round(self.done), f"{rate:.3g} images/s")
+        else:
+            left = clock((self.total - self.done) / rate)
+            text = f"drawing: {self.done:,.0f} of {self.total:,.0f} images, {rate:.3g} images/s, {left} to go;"
+            self.progress.advance(self.step, text)
 
 
 def clock(seconds: float) -> str:

@@ -23,7 +23,7 @@ from hpcvision.training import scoring
 from hpcvision.training.artefacts import Gallery
 from hpcvision.training.generation import Generator, balanced_labels
 from hpcvision.training.precision import choose_precision, set_arithmetic
-from hpcvision.training.progress import StepProgress
+from hpcvision.training.progress import Drawn, StepProgress
 
 FORWARD_POINTS = 10
 
@@ -61,9 +61,8 @@ class Work:
         self.precision = choose_precision(self.config.train, rank)
         self.images = Generator(self.config, rank, self.precision)
         self.shape = {"image_size": self.config.model.image_size, "num_classes": self.config.model.num_classes}
-        self.done, self.started = 0.0, time.monotonic()
-        self.total = total
         self.bar = StepProgress(first_step=0, steps=round(total), name="images", is_main=rank.is_main, unit="image")
+        self.progress = Drawn(self.bar, total, rank.world_size)
 
     def __enter__(self) -> "Work":
         self.bar.__enter__()
@@ -71,12 +70,6 @@ class Work:
 
     def __exit__(self, *exception: object) -> None:
         self.bar.__exit__(None, None, None)
-
-    def progress(self, images: float) -> None:
-        """This rank has done so many more; the others about as many."""
-        self.done += images * self.rank.world_size
-        rate = self.done / (time.monotonic() - self.started)
-        self.bar.advance(min(round(self.done), round(self.total)), f"{rate:.3g} images/s")
 
     def gallery(self, weights: Weights, settings: SampleConfig | None = None) -> Gallery:
         """The model with these weights, ready to draw with the settings of the request."""
@@ -152,7 +145,13 @@ def forward(work: Work) -> None:
     clean = real.float() / 127.5 - 1
     last = diffusion.add_noise(clean, noise, images.alpha_bars[-1:].cpu().expand(len(real)))
     back, ways = images.watched(
-        work.model, range(len(real)), labels, gallery.deterministic_settings, points=FORWARD_POINTS, noise=last
+        work.model,
+        range(len(real)),
+        labels,
+        gallery.deterministic_settings,
+        points=FORWARD_POINTS,
+        noise=last,
+        progress=work.progress,
     )
     ends = torch.stack([labels, labels], dim=1).numpy()
     shared = images.attributes(gallery.deterministic_settings, gallery.weights)
