@@ -176,7 +176,12 @@ app.command()(cli_images.evaluate)
 
 
 @data_app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="cifar100, addnist, or inception (for the FID).")]) -> None:
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="cifar100, addnist, or inception (for the FID).")],
+    weights: Annotated[
+        Path | None, typer.Option(help="inception: a file of its weights, brought here by other means.")
+    ] = None,
+) -> None:
     """Download a data set, check it and prepare it, or the weights of Inception; run it where there is internet.
 
     Example: HPCVISION_DATA=/scratch/me/data hpcvision data fetch cifar100
@@ -186,8 +191,10 @@ def data_fetch(name: Annotated[str, typer.Argument(help="cifar100, addnist, or i
     if name == "inception":
         from hpcvision.metrics.fidelity import fetch_inception
 
-        typer.echo(f"inception is ready in {fetch_inception(data.inception_folder())}")
+        typer.echo(f"inception is ready in {fetch_inception(data.inception_folder(), weights)}")
         return
+    if weights is not None:
+        raise UserError(f"--weights={weights} has no meaning for {name}, only for inception; leave it out")
     folder = data.fetch(name)
     typer.echo(f"{name} is ready in {folder}" if folder else f"{name} is drawn by hpcvision; there is nothing to fetch")
 

@@ -221,9 +221,11 @@ def generate_here(request: "Request", processes: int | None) -> None:
         if place.world_size > 1:  # under srun: the ranks meet in a folder that all of them can name
             folder = output.parent / f".generate-{place.job_id}-{place.restart}"
             folder.mkdir(exist_ok=True)
-            run_request(RunDir(folder), request)
-            if place.rank == 0:
-                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                run_request(RunDir(folder), request)
+            finally:
+                if place.rank == 0:
+                    shutil.rmtree(folder, ignore_errors=True)
             return
         processes = processes or gpus_here() or usable_cores()
         if processes == 1:

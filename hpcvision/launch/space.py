@@ -25,7 +25,9 @@ def bytes_needed(config: RunConfig) -> tuple[int, int]:
     checkpoint = (sets + moments) * weights
     pictures = 0
     if config.task.kind == "diffuse":
-        drawn = config.sample.images + config.sample.interpolation_pairs * config.sample.interpolation_points
+        # Random samples of both sets of weights and the best of each, both kinds of interpolation, the strips.
+        rows = 2 * config.sample.interpolation_pairs + 4
+        drawn = 3 * config.sample.images + rows * config.sample.interpolation_points
         pictures = 3 * config.model.image_size**2 * drawn
     archive = sets * weights + curves + pictures
     # Two checkpoints and one archive stay, and one of each is being written.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hpcvision.errors import UserError
+from hpcvision.rundir import atomic_write
 
 # torch-fidelity is imported where it is used: that takes a second and brings torchvision.
 
@@ -23,17 +24,34 @@ LARGEST_SEED = 2**32 - 1
 """Of numpy's RandomState, with which torch-fidelity draws."""
 
 
-def fetch_inception(folder: Path) -> Path:
-    """The official weights in `folder`, downloaded when they are not there; UserError when that fails."""
+def fetch_inception(folder: Path, given: Path | None = None) -> Path:
+    """The official weights in `folder`: copied from the file `given`, else downloaded when they are not there whole.
+
+    Raises UserError when that fails, or when `given` is another file.
+    """
     target = folder / INCEPTION_FILE
-    if not target.exists():
+    if given is not None:
+        content = _content(given)
+        found = hashlib.sha256(content).hexdigest()
+        if found != INCEPTION_SHA256:
+            raise UserError(
+                f"{given} is not {INCEPTION_FILE}: its SHA-256 is {found[:16]}..., not {INCEPTION_SHA256[:16]}...; "
+                "to score with it all the same, give it to `hpcvision evaluate` as --extractor"
+            )
+        try:
+            with atomic_write(target) as file:
+                file.write(content)
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror}; see $HPCVISION_DATA") from None
+    elif not target.exists() or hashlib.sha256(_content(target)).hexdigest() != INCEPTION_SHA256:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(INCEPTION_URL, str(target), hash_prefix=INCEPTION_SHA256)
         except (OSError, RuntimeError) as error:  # no way there, a full disk; or another hash
             words = str(error).replace("\n", " ")
             raise UserError(
-                f"cannot fetch {INCEPTION_URL}: {words}; run it where there is internet, or put it into {folder}"
+                f"cannot fetch {INCEPTION_URL}: {words}; run it where there is internet, or bring the file here and "
+                "stage it with `hpcvision data fetch inception --weights FILE`"
             ) from None
     return target
 

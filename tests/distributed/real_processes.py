@@ -35,7 +35,18 @@ COMMAND = [sys.executable, "-c", "from hpcvision.cli import main; main()"]
 RANK = "import json, sys; from hpcvision.launch.job import TrainJob; print(json.dumps(TrainJob(sys.argv[1])()))"
 
 # What a run leaves that must not depend on when it was stopped; times and speeds may.
-EXACT_COLUMNS = ("step", "loss", "accuracy", "learning_rate", "split", "weights", "confusion", "images")
+EXACT_COLUMNS = (
+    "step",
+    "loss",
+    "accuracy",
+    "learning_rate",
+    "split",
+    "weights",
+    "confusion",
+    "images",
+    "labels",
+    "seeds",
+)
 
 
 STEPS = 60  # of the tiny job

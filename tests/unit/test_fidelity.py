@@ -413,11 +413,30 @@ def test_the_weights_are_fetched_once_and_checked(served, tmp_path, monkeypatch)
     assert fidelity.fetch_inception(tmp_path / "staged") == target
 
 
+def test_weights_that_were_damaged_since_are_fetched_anew(served, tmp_path, monkeypatch):
+    content = b"weights" * 1000
+    monkeypatch.setattr(fidelity, "INCEPTION_SHA256", hashlib.sha256(content).hexdigest())
+    (served / "weights.pth").write_bytes(content)
+    (tmp_path / fidelity.INCEPTION_FILE).write_bytes(content[:-1])
+    assert fidelity.fetch_inception(tmp_path).read_bytes() == content
+
+
+def test_weights_brought_by_other_means_are_staged_when_they_are_the_official_ones(tmp_path, monkeypatch):
+    brought = tmp_path / "brought.pth"
+    brought.write_bytes(b"weights" * 1000)
+    with pytest.raises(UserError, match=r"brought.pth is not weights-inception.*give it to `hpcvision evaluate`"):
+        fidelity.fetch_inception(tmp_path / "staged", brought)
+    assert not (tmp_path / "staged").exists()
+    monkeypatch.setattr(fidelity, "INCEPTION_SHA256", hashlib.sha256(brought.read_bytes()).hexdigest())
+    target = fidelity.fetch_inception(tmp_path / "staged", brought)
+    assert target.read_bytes() == brought.read_bytes()
+
+
 @pytest.mark.parametrize("content", [None, b"another file"])
 def test_a_fetch_that_fails_is_one_line_and_leaves_no_file(served, tmp_path, content):
     if content:
         (served / "weights.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot fetch http.*put it into") as caught:
+    with pytest.raises(UserError, match=r"cannot fetch http.*inception --weights FILE") as caught:
         fidelity.fetch_inception(tmp_path / "staged")
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "staged").iterdir()) == []
