@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := demo-runs
 .DELETE_ON_ERROR:
-.PHONY: demo test test-long test-slurm lint
+.PHONY: demo test test-long test-slurm slurm-up slurm-down lint
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("hpcvision needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -30,11 +30,19 @@ demo: .venv/.installed
 	@echo "Curves in a browser: $(BIN)/tensorboard --logdir $(RUNS)"
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not long and not slurm'
 
 test-long: .venv/.installed
 	HPCVISION_REPEATS=25 $(BIN)/python -m pytest -m 'long or not long'
 
+# A real Slurm on this machine that looks like two hosts; takes root, names the Debian packages that are missing.
+slurm-up: .venv/.installed
+	slurm/testcluster/start.sh
+
+slurm-down:
+	slurm/testcluster/stop.sh
+
+# On the cluster of slurm-up.
 test-slurm: .venv/.installed
 	HPCVISION_REQUIRE=slurm $(BIN)/python -m pytest tests/slurm
 

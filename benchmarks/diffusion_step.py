@@ -1,14 +1,17 @@
 """Our diffusion step against denoising-diffusion-pytorch and diffusers: `python benchmarks/diffusion_step.py`.
 
-All train the denoiser of the job `cifar100_ddpm_small` on the CPU in fp32: the same class with the same first weights,
+All train the denoiser of the job `cifar100_ddpm_small` on the CPU: the same class with the same first weights,
 Adam with the same settings, gradients clipped at norm 1, a moving average of the weights, the linear schedule. Ours is
 `hpcvision.training.step.Step`. `lucidrains` is the `Trainer` of denoising-diffusion-pytorch. diffusers has no trainer:
 its case is a loop over its parts and those of accelerate, in the order of its example train_unconditional.py.
 
 Two figures for each. `pre-made`: all get the same normalised batches with labels, one memory format and the same fused
-optimiser; each draws its own noise. `out of the box`: each has its own data path, memory format and form of the
-optimiser; all mirror half of the images. Ours picks from uint8 images in memory; lucidrains reads PNG files, diffusers
-varies PIL images in memory, both in as many DataLoader workers as the machine has cores.
+optimiser; each draws its own noise. `out of the box`: each has its own data path, memory format, form of the optimiser
+and way to use the cores; all mirror half of the images. Ours picks from uint8 images in memory and runs in the
+processes that `hpcvision train` starts by itself; lucidrains reads PNG files, diffusers varies PIL images in memory,
+both in as many DataLoader workers as the machine has cores, and compute with as many threads. All that is in fp32, the
+peers' default. `ours own precision` is ours with the default of its own, bf16 where the CPU computes that natively, and
+`ours in one process` is ours without processes of its own.
 
 What is fair: all run in this process with the same threads, in turns, and where there is a choice the peers get the
 better of it. Their progress bars are off, and nothing is logged, sampled or saved. Ours has DistributedDataParallel, a
@@ -29,13 +32,14 @@ from statistics import median
 from typing import Any
 
 import measuring
+import ours as our_ranks
 import torch
 from diffusion_peers import BEFORE, PREFETCHED, VERSIONS, Batch, Diffusers, Lucidrains, Pictures, add_arguments, set_up
 from PIL import Image
 from torch import Tensor, nn
 
 from hpcvision import distributed
-from hpcvision.config import RunConfig
+from hpcvision.config import RunConfig, apply
 from hpcvision.distributed import Rank
 from hpcvision.models.counting import parameters_of
 from hpcvision.training import state as states
@@ -52,6 +56,7 @@ NOT_ALIGNED = (
     "lucidrains' Trainer knows no labels: out of the box it trains without them, which costs the same",
     "lucidrains updates its average every 10 steps, its default, the others at every step; the warm-ups differ",
     "out of the box: fused AdamW and channels_last for ours, Adam and AdamW (not fused) and contiguous for the peers",
+    "out of the box: ours computes in its own processes with a thread each, the peers in one process with threads",
 )
 
 
@@ -122,8 +127,10 @@ class Ours(Diffuse):
         return seconds
 
 
-def measure(config: RunConfig, rank: Rank, folder: Path, rounds: int, steps: int) -> dict[str, Any]:
-    """Time all in turns; gives what `measuring.report` takes."""
+def measure(
+    config: RunConfig, rank: Rank, started: dict[str, our_ranks.Ranks], folder: Path, rounds: int, steps: int
+) -> dict[str, Any]:
+    """Time all in turns; gives what `measuring.report` takes. started: ours as `hpcvision train` starts it, by case."""
     maker = Batches(config, rank)
     split, count = maker.split("train"), (steps + 2 * PREFETCHED) * config.train.global_batch_size
     pictures = Pictures(split.images[:count], split.labels[:count])
@@ -133,7 +140,7 @@ def measure(config: RunConfig, rank: Rank, folder: Path, rounds: int, steps: int
     cases: dict[str, Ours | Lucidrains | Diffusers] = {}
     for kind, batches in (("premade", finished), ("out_of_the_box", None)):
         cases |= {
-            f"ours_{kind}": Ours(config, rank, steps, batches),
+            f"ours_{'premade' if batches else 'in_one_process'}": Ours(config, rank, steps, batches),
             f"lucidrains_{kind}": Lucidrains(config, folder, steps, batches),
             f"diffusers_{kind}": Diffusers(config, pictures, steps, batches),
         }
@@ -141,6 +148,7 @@ def measure(config: RunConfig, rank: Rank, folder: Path, rounds: int, steps: int
     weights = ours.model.state_dict()
     for case in cases.values():
         assert all(torch.equal(tensor, weights[name]) for name, tensor in case.model.state_dict().items())
+    assert all(ranks.first_weights == our_ranks.digest(weights) for ranks in started.values())
 
     drawn = [ours.draw(step) for step in range(BEFORE + steps)]
     peers = ("lucidrains", "diffusers")
@@ -151,14 +159,19 @@ def measure(config: RunConfig, rank: Rank, folder: Path, rounds: int, steps: int
     differences = {peer: difference(cases[f"{peer}_premade"].noted, ours.noted) for peer in peers}
     assert max(differences.values()) <= LARGEST_DIFFERENCE, f"the losses differ: {differences}"
 
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    turns = {name: case.turn for name, case in cases.items()} | {name: ranks.turn for name, ranks in started.items()}
+    for ranks in started.values():
+        ranks.turn()
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, case in cases.items():
-            seconds[name].append(case.turn() / steps)
+        for name, turn in turns.items():
+            seconds[name].append(turn() / steps)
     kinds = [(peer, kind) for kind in ("premade", "out_of_the_box") for peer in peers]
+    own = [(peer, "own_precision") for peer in peers]
     # Out of the box the peers have trained for longer: the same number of first steps is compared.
     first = (rounds + 1) * (BEFORE + steps)
     means = {name: float(torch.stack(case.noted[:first]).mean()) for name, case in cases.items()}
+    means |= dict.fromkeys(started, means["ours_in_one_process"])  # the same code, whose losses are not heard here
     return {
         "rows": [
             {
@@ -172,8 +185,10 @@ def measure(config: RunConfig, rank: Rank, folder: Path, rounds: int, steps: int
             for name, values in seconds.items()
         ],
         "ratios": {
-            f"ratio_{peer}_{kind}": measuring.ratio(seconds[f"{peer}_{kind}"], seconds[f"ours_{kind}"])
-            for peer, kind in kinds
+            f"ratio_{peer}_{kind}": measuring.ratio(
+                seconds[f"{peer}_{kind.replace('own_precision', 'out_of_the_box')}"], seconds[f"ours_{kind}"]
+            )
+            for peer, kind in kinds + own
         },
         "share_ema_and_metrics": median(ours.shares[1:]),
         "largest_relative_difference_of_losses": differences,
@@ -197,7 +212,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     with tempfile.TemporaryDirectory() as name:
         config, rank = set_up(arguments, Path(name))
-        measured = measure(config, rank, Path(name), arguments.rounds, arguments.steps)
+        with (
+            our_ranks.as_the_job_starts_them(config, arguments.steps) as fp32,
+            our_ranks.as_the_job_starts_them(apply(config, {"train.precision": "auto"}), arguments.steps) as auto,
+        ):
+            started = {"ours_out_of_the_box": fp32, "ours_own_precision": auto}
+            measured = measure(config, rank, started, Path(name), arguments.rounds, arguments.steps)
         distributed.stop()
     title = f"{arguments.model} of width {arguments.width}, fp32, batch {arguments.batch}, {arguments.threads} threads"
     settings = vars(arguments) | {"parameters": parameters_of(config.model), "source": config.data.source}

@@ -195,7 +195,7 @@ def saturated(images: Pixels) -> float:
 
 def main() -> None:
     parser = measuring.parser(__doc__.partition("\n")[0])
-    diffusion_peers.add_arguments(parser, rounds=5, images="images of a training step")
+    diffusion_peers.add_arguments(parser, rounds=8, images="images of a training step")
     parser.add_argument("--training-steps", type=int, default=100, help="before the images are drawn")
     parser.add_argument("--images", type=int, default=256, help="drawn in a turn")
     parser.add_argument("--steps", type=int, default=50, help="evaluations of the network for each image")

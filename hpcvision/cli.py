@@ -3,16 +3,14 @@
 import atexit
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from hpcvision import cli_images
+from hpcvision import cli_cluster, cli_images
+from hpcvision.cli_cluster import Fresh, Job, Overrides, Runs, configured
 from hpcvision.errors import UserError
 from hpcvision.stopping import end_process
-
-if TYPE_CHECKING:
-    from hpcvision.config import RunConfig
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -29,23 +27,7 @@ results_app = typer.Typer(no_args_is_help=True, help="Look at finished runs.\n\n
 app.add_typer(data_app, name="data")
 app.add_typer(results_app, name="results")
 
-Job = Annotated[str, typer.Argument(help="Name of a job (see `hpcvision jobs`) or path of a job file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes to the job, such as optim.learning_rate=3e-4.", metavar="KEY=VALUE")
-]
-Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of all runs [$HPCVISION_RUNS or runs/].")]
-Fresh = Annotated[
-    bool, typer.Option("--fresh/--resume", help="Set an earlier run aside and start again, or go on with it.")
-]
 Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes [one per GPU, or 1].")]
-
-
-def configured(job: str, overrides: list[str] | None) -> "RunConfig":
-    """The job's configuration with the overrides in it."""
-    from hpcvision.config import apply, parse
-    from hpcvision.config.catalogue import load_job
-
-    return apply(load_job(job), parse(overrides or []))
 
 
 @app.command()
@@ -101,25 +83,6 @@ def train(
 
 
 @app.command()
-def submit(
-    job: Job,
-    overrides: Overrides = None,
-    cluster: Annotated[str, typer.Option(help="Cluster profile: a name in slurm/profiles or a .toml file.")] = "local",
-    processes: Processes = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Show the log and stay until the run ends.")] = False,
-    fresh: Fresh = False,
-    runs: Runs = None,
-) -> None:
-    """Hand a job to a cluster, or to this machine in the background, through submitit.
-
-    Example: hpcvision submit addnist_cnn --cluster local --processes 2 --wait
-    """
-    from hpcvision.launch.start import submit_job
-
-    submit_job(configured(job, overrides), runs, cluster=cluster, processes=processes, wait=wait, fresh=fresh)
-
-
-@app.command()
 def sweep(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of a sweep file.")],
     overrides: Overrides = None,
@@ -170,6 +133,14 @@ def gallery(
     typer.echo(drawn_for_user(samples_picture, archive, output or archive.with_name("samples.png")))
 
 
+app.command()(cli_cluster.submit)
+app.command()(cli_cluster.script)
+app.command()(cli_cluster.status)
+app.command()(cli_cluster.logs)
+app.command()(cli_cluster.cancel)
+app.command()(cli_cluster.resume)
+app.command()(cli_cluster.init)
+app.command()(cli_cluster.doctor)
 app.command()(cli_images.sample)
 app.command()(cli_images.interpolate)
 app.command()(cli_images.evaluate)

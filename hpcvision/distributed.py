@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from hpcvision.errors import TrainingStopped
+from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.rundir import write_json
 from hpcvision.stopping import end_process
 
@@ -118,7 +118,7 @@ class Rank:
 
 
 def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECONDS) -> Rank:
-    """Join the process group of the run in `folder`; nccl on GPUs of their own, gloo elsewhere.
+    """Join the process group of the run in `folder`; nccl on GPUs, gloo elsewhere; every rank has a GPU of its own.
 
     A world of one uses an in-process store: DDP without any port.
     """
@@ -131,15 +131,16 @@ def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECOND
             # One host: gloo otherwise asks the resolver for this host's name, which some nodes cannot answer.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = meet(place, folder, meeting_seconds)
-    # nccl refuses two ranks on one GPU; gloo does not.
-    own_gpu = device.type == "cuda" and place.world_size // place.node_count <= torch.cuda.device_count()
+    on_gpu = device.type == "cuda"
+    if on_gpu and place.world_size > 1:
+        check_own_gpus(store, place, f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}")
     dist.init_process_group(
-        "nccl" if own_gpu else "gloo",
+        "nccl" if on_gpu else "gloo",
         store=store,
         rank=place.rank,
         world_size=place.world_size,
         timeout=timeout,
-        device_id=device if own_gpu else None,
+        device_id=device if on_gpu else None,
     )
     return Rank(place, device)
 
@@ -163,6 +164,17 @@ def choose_device(place: Place) -> torch.device:
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def check_own_gpus(store: Store, place: Place, gpu: str) -> None:
+    """Raise UserError on the ranks whose GPU another rank has, too; gpu: a name that no other GPU has."""
+    store.set(f"gpu-{place.rank}", gpu)
+    sharing = [rank for rank in range(place.world_size) if store.get(f"gpu-{rank}").decode() == gpu]
+    if len(sharing) > 1:
+        ranks = ", ".join(map(str, sharing))
+        raise UserError(
+            f"ranks {ranks} have one GPU ({gpu}); ask for a GPU for each (--gpus-per-node), or start fewer --processes"
+        )
 
 
 def meet(place: Place, folder: Path, seconds: float) -> Store:

@@ -2,6 +2,7 @@
 
 import getpass
 import importlib.metadata
+import json
 import os
 import platform
 import socket
@@ -13,9 +14,12 @@ from typing import Any
 
 import hpcvision
 
+# As JSON, where a letter may take 6 characters; an attribute of an HDF5 file may have 64 kB, and packages take some.
+LONGEST_DIFF = 30_000
+
 
 def git_commit() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout that hpcvision runs from; empty outside a checkout."""
+    """Commit, dirty flag and uncommitted changes of the checkout that hpcvision runs from; empty outside a checkout."""
     root = Path(hpcvision.__file__).parent.parent
     if not (root / ".git").exists():
         return {}
@@ -26,7 +30,12 @@ def git_commit() -> dict[str, Any]:
         ).stdout.strip()
 
     try:
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
+        changes = git("diff", "HEAD")
+        return {
+            "git_commit": git("rev-parse", "HEAD"),
+            "git_dirty": bool(git("status", "--porcelain")),
+            "git_diff": changes if len(json.dumps(changes)) <= LONGEST_DIFF else changes[: LONGEST_DIFF // 6] + "[cut]",
+        }
     except (OSError, subprocess.TimeoutExpired):
         return {}
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,6 +104,16 @@ class RunDir:
         return self.folder / "submitted"
 
     @property
+    def job(self) -> Path:
+        """Which Slurm job the run is in, and where that writes."""
+        return self.folder / "job.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        """That the run is alive, and where it is; replaced every few seconds."""
+        return self.folder / "heartbeat.json"
+
+    @property
     def request(self) -> Path:
         """What the processes that meet in this folder are to draw, when they are not to train."""
         return self.folder / "request.json"
@@ -132,13 +142,48 @@ class RunDir:
         return any(event.get("event") == "finished" for event in read_journal(self.log))
 
 
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a running process says every few seconds, for whoever asks how it is doing."""
+
+    time: float
+    """Seconds since the epoch."""
+    step: int
+    numbers: str
+    """The newest loss and the like, as text."""
+    host: str
+    job_id: str
+
+    def write(self, rundir: RunDir) -> None:
+        """Replace the file, without waiting for the disk; where none can be written, that is not worth a word."""
+        beside = rundir.folder / f".{rundir.heartbeat.name}.new"
+        with contextlib.suppress(OSError):
+            beside.write_text(json.dumps(asdict(self)) + "\n")
+            beside.replace(rundir.heartbeat)
+
+    @staticmethod
+    def read(rundir: RunDir) -> "Heartbeat | None":
+        """The newest, or None."""
+        try:
+            return Heartbeat(**json.loads(rundir.heartbeat.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
 def remove_half_written(rundir: RunDir) -> None:
     """Remove what kills left: files that were being written, and the announcements of processes that never met.
 
     Only for the process that holds the folder, and when it has met the others.
     """
     pictures = (rundir.training_graph, rundir.samples_picture)
-    written = (rundir.checkpoint.with_suffix(".new"), rundir.log, rundir.results, rundir.config, *pictures)
+    written = (
+        rundir.checkpoint.with_suffix(".new"),
+        rundir.log,
+        rundir.results,
+        rundir.config,
+        rundir.heartbeat,
+        *pictures,
+    )
     for pattern in (*(f".{path.name}.*" for path in written), ".meeting-*.json.*", "meeting-*.json"):
         for path in rundir.folder.glob(pattern):
             path.unlink(missing_ok=True)
@@ -147,6 +192,11 @@ def remove_half_written(rundir: RunDir) -> None:
 def runs_folder(given: Path | None = None) -> Path:
     """`given`, else $HPCVISION_RUNS, else runs/ in the current folder."""
     return given or Path(os.environ.get("HPCVISION_RUNS") or "runs")
+
+
+def data_folder() -> Path:
+    """The folder of all data sets: `$HPCVISION_DATA`, by default `data` in the current folder."""
+    return Path(os.environ.get("HPCVISION_DATA") or "data")
 
 
 def open_run(config: RunConfig, runs: Path) -> RunDir:

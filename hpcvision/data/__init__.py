@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from hpcvision.config.data import SOURCE_SHAPES, SYNTHETIC_SHAPES, DataConfig
 from hpcvision.data import addnist, cifar100, synthetic
-from hpcvision.data.splits import SPLIT_NAMES, Split, SplitName, concatenate, data_folder, fetch_command
+from hpcvision.data.splits import SPLIT_NAMES, Split, SplitName, concatenate, fetch_command
 from hpcvision.errors import UserError
+from hpcvision.rundir import data_folder
 
 __all__ = [
     "DATASETS",

@@ -12,13 +12,13 @@ from hpcvision.data.splits import (
     SPLIT_NAMES,
     Split,
     SplitName,
-    data_folder,
     fetch_command,
     load_prepared,
     prepared_parts,
     read_checked,
 )
 from hpcvision.errors import UserError
+from hpcvision.rundir import data_folder
 from hpcvision.seeding import generator
 
 CLASSES = 20

@@ -11,13 +11,13 @@ import torch
 from hpcvision.data.splits import (
     Split,
     SplitName,
-    data_folder,
     load_prepared,
     prepared_description,
     prepared_parts,
     read_checked,
 )
 from hpcvision.errors import UserError
+from hpcvision.rundir import data_folder
 from hpcvision.seeding import generator
 
 # MD5 of the unpacked files, as torchvision.datasets.CIFAR100 lists them.

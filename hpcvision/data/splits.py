@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hpcvision.errors import UserError
+from hpcvision.rundir import data_folder
 
 SplitName = Literal["train", "validation", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -28,11 +29,6 @@ class Split(NamedTuple):
     """(N, 3, H, W) uint8."""
     labels: torch.Tensor
     """(N,) int64."""
-
-
-def data_folder() -> Path:
-    """The folder of all data sets: `$HPCVISION_DATA`, by default `data` in the current folder."""
-    return Path(os.environ.get("HPCVISION_DATA") or "data")
 
 
 def concatenate(*splits: Split) -> Split:

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import fcntl
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -14,15 +15,18 @@ from pathlib import Path
 
 from hpcvision.config import RunConfig
 from hpcvision.errors import TrainingStopped, UserError
-from hpcvision.rundir import RunDir, cannot_write, open_run
+from hpcvision.launch.batch import leave_seconds
+from hpcvision.rundir import RunDir, cannot_write, open_run, read_journal
 from hpcvision.stopping import StopRequest, end_process
 
 # Names the descriptor on which a rank tells its launcher why it failed, when it can write no file.
 FAILURE_PIPE = "HPCVISION_FAILURE_PIPE"
 
-# The time kept free before the end of a job. The checkpoint of a 97,584-parameter run takes 9 ms on a local disk; the
-# last step, an evaluation and a slow shared disk come on top.
-LEAVE_SECONDS = 60.0
+# Names the file that rank 0 makes when a run has stopped before its end, so that the batch script queues it again.
+AGAIN_FILE = "HPCVISION_AGAIN"
+
+# So many stays in a row may end without a single step before a run is given up.
+FRUITLESS_STAYS = 3
 
 
 @dataclass(frozen=True)
@@ -33,57 +37,117 @@ class TrainJob:
     time_limit_seconds: float | None = None
     read_test: bool = True
     """False for trials of a sweep: selection never reads the test split."""
+    further: tuple[str, ...] = ()
+    """More runs for the same process, one after the other: Python and torch take seconds to start."""
 
     def __call__(self) -> dict[str, object]:
-        """Train as the rank that the environment says; returns the outcome as plain values."""
-        return run_rank(RunDir(Path(self.folder)), deadline=self.deadline(), read_test=self.read_test)
+        """Train as the rank that the environment says; returns the outcome of the last run as plain values.
+
+        One of several runs that fails leaves its FAILED.txt and does not keep the others from being trained.
+        """
+        outcome: dict[str, object] = {}
+        error = None
+        # Before torch is imported, which takes seconds: a signal that comes meanwhile is a wish to stop, too.
+        with StopRequest(self.deadline()) as stop:
+            for folder in (self.folder, *self.further):
+                if stop.code and outcome:
+                    outcome = {"finished": False, "step": 0, "reason": StopRequest.reason(stop.code), "scores": {}}
+                    break
+                try:
+                    outcome = run_rank(RunDir(Path(folder)), stop, read_test=self.read_test)
+                except Exception as failure:
+                    if not self.further:
+                        raise
+                    print(f"{folder}: {failure}", file=sys.stderr, flush=True)
+                    error = error or failure
+                    continue
+                if not outcome["finished"]:
+                    break
+        if not outcome.get("finished", True):
+            leave_word()
+        if error is not None:
+            raise error
+        return outcome
 
     def deadline(self) -> float | None:
         """Seconds since the epoch at which to stop by itself: Slurm's end time, else the limit counted from now."""
-        end = os.environ.get("SLURM_JOB_END_TIME")
+        end, now = os.environ.get("SLURM_JOB_END_TIME"), time.time()
         if end:
-            return float(end) - LEAVE_SECONDS
+            return float(end) - leave_seconds(float(end) - now)
         if self.time_limit_seconds is None:
             return None
-        return time.time() + self.time_limit_seconds - min(LEAVE_SECONDS, 0.1 * self.time_limit_seconds)
+        return now + self.time_limit_seconds - leave_seconds(self.time_limit_seconds)
 
 
-def run_rank(rundir: RunDir, *, deadline: float | None = None, read_test: bool = True) -> dict[str, object]:
+def leave_word() -> None:
+    """Tell the batch script that the job is to be queued again: by a file, as all ranks must end with 0."""
+    path = os.environ.get(AGAIN_FILE)
+    if path and os.environ.get("SLURM_PROCID") == "0":
+        with contextlib.suppress(OSError):
+            Path(path).touch()
+
+
+def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> dict[str, object]:
     """Train in `rundir` as one rank; the main rank draws the training graph when the run is finished.
 
     A run that is finished already is left alone: going on would read the test split again.
     """
     config = rundir.read_config()
+    check_affinity()
     if rundir.is_finished:
         return {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
-    # Before torch is imported, which takes seconds: a signal that comes meanwhile is a wish to stop, too.
-    with StopRequest(deadline) as stop:
-        from hpcvision import distributed
-        from hpcvision.training.loop import train
+    from hpcvision import distributed
+    from hpcvision.training.loop import train
 
-        place = distributed.Place.from_environment()
-        if place.rank == 0:
-            rundir.failure.unlink(missing_ok=True)  # of an earlier stay
-        try:
-            with only_one(rundir) if place.rank == 0 else nothing():
-                rank = distributed.start(place, rundir.folder)
-                outcome = train(config, rundir, rank, stop, read_test=read_test)
-                distributed.stop()
-                if rank.is_main:
-                    rundir.failure.unlink(missing_ok=True)
-        except Exception as error:
-            was_first = leave_trace(rundir, place.rank, error)
-            if place.world_size == 1:  # with others, leaving the group would wait for a rank that may be gone
-                distributed.stop()
-            if was_first:
-                raise
-            # A traceback of this rank would hide the one that tells what happened.
-            raise TrainingStopped(
-                f"rank {place.rank} ends because another one failed before; see {rundir.failure}"
-            ) from None
+    place = distributed.Place.from_environment()
+    if place.rank == 0:
+        rundir.failure.unlink(missing_ok=True)  # of an earlier stay
+    try:
+        if place.restart:
+            check_progress(rundir)
+        with only_one(rundir) if place.rank == 0 else nothing():
+            rank = distributed.start(place, rundir.folder)
+            outcome = train(config, rundir, rank, stop, read_test=read_test)
+            distributed.stop()
+            if rank.is_main:
+                rundir.failure.unlink(missing_ok=True)
+    except Exception as error:
+        was_first = leave_trace(rundir, place.rank, error)
+        if place.world_size == 1:  # with others, leaving the group would wait for a rank that may be gone
+            distributed.stop()
+        if was_first:
+            raise
+        # A traceback of this rank would hide the one that tells what happened.
+        raise TrainingStopped(
+            f"rank {place.rank} ends because another one failed before; see {rundir.failure}"
+        ) from None
     if place.rank == 0 and outcome.finished:
         draw_pictures(rundir)
     return {"finished": outcome.finished, "step": outcome.step, "reason": outcome.reason, "scores": outcome.scores}
+
+
+def check_affinity() -> None:
+    """Say in the log when this process may use fewer cores than its job has asked for."""
+    asked = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    allowed = len(os.sched_getaffinity(0))
+    if allowed < asked:
+        print(
+            f"hpcvision: this process may use {allowed} of the {asked} cores that its job asked for; give srun "
+            f"--cpus-per-task={asked}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def check_progress(rundir: RunDir) -> None:
+    """Raise TrainingStopped when the last stays of a requeued run made no step: it would be requeued for ever."""
+    stays = [event["from_step"] for event in read_journal(rundir.log) if event["event"] == "start"]
+    last = stays[-FRUITLESS_STAYS - 1 :]
+    if len(last) > FRUITLESS_STAYS and len(set(last)) == 1:
+        raise TrainingStopped(
+            f"{FRUITLESS_STAYS} stays in a row ended at step {last[-1]:,}, where they began; look into the logs, or "
+            "submit with a longer --minutes"
+        )
 
 
 def draw_pictures(rundir: RunDir) -> None:
@@ -147,26 +211,24 @@ def only_one(rundir: RunDir) -> Iterator[None]:
         yield
 
 
-def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
+def prepare(config: RunConfig, runs: Path, *, fresh: bool = False, on_cluster: bool = False) -> RunDir:
     """The run's folder, ready to be trained in; fresh=True sets an old one aside first.
+
+    on_cluster: checkpoints are left for the nodes to read, as reading them imports torch.
 
     Raises UserError for what would fail later on the cluster: a model over the cap, missing data, a folder that cannot
     be written.
     """
-    from hpcvision import data
+    from hpcvision.launch.checked import facts_of
     from hpcvision.launch.space import check_space
-    from hpcvision.models.counting import check_cap
-    from hpcvision.training import checkpoint
 
-    check_cap(config)
-    if config.data.source != "synthetic":
-        data.load(config.data, "train", image_size=config.model.image_size, num_classes=config.model.num_classes)
+    facts = facts_of(config, runs)
     folder = runs / config.folder_name
     if RunDir(folder).is_finished and not fresh:  # it is only going to be shown
         with contextlib.suppress(OSError):  # of a process that was killed when the main one had finished
             RunDir(folder).failure.unlink(missing_ok=True)
         return open_run(config, runs)
-    check_space(config, folder, fresh=fresh)
+    check_space(config, facts.stored_numbers, folder, fresh=fresh)
     if fresh and folder.exists():
         with only_one(RunDir(folder)):
             pass
@@ -179,6 +241,9 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False) -> RunDir:
         tempfile.TemporaryFile(dir=rundir.folder).close()
     except OSError as error:
         raise cannot_write(rundir.folder, error) from None
-    checkpoint.load(rundir)  # when none can be read, that is said here
+    if not on_cluster:
+        from hpcvision.training import checkpoint
+
+        checkpoint.load(rundir)  # when none can be read, that is said here
     rundir.failure.unlink(missing_ok=True)
     return rundir

@@ -40,8 +40,9 @@ def choose_processes(config: RunConfig, cores: int | None = None) -> int:
 
 
 def usable_cores() -> int:
-    """Cores of the affinity mask."""
-    return len(os.sched_getaffinity(0))
+    """Cores of the affinity mask, or as many as a Slurm job asked for where no mask holds it to them."""
+    allowed = len(os.sched_getaffinity(0))
+    return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK") or allowed))
 
 
 def run_processes(rundir: RunDir, processes: int) -> None:

@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from hpcvision.config.catalogue import shelf
 from hpcvision.config.frozen import Frozen
@@ -16,22 +16,66 @@ class Profile(Frozen):
 
     executor: Literal["local", "slurm"] = "slurm"
     """local: submitit's local executor on this machine."""
-    time_limit_minutes: int = Field(1440, ge=1)
-    """Longest stay; a run stops itself in time and goes on with the next submission."""
+    submit_command: str = "sbatch"
+    """Slurm: what takes a batch script; some sites have one of their own, such as ghbatch."""
     account: str | None = None
     """Slurm: --account, where the site requires one."""
     partition: str | None = None
     """Slurm: --partition."""
     qos: str | None = None
     """Slurm: --qos."""
+    time_limit_minutes: int = Field(1440, ge=1)
+    """Longest stay; a run stops itself in time and goes on with the next one."""
+    requeue: bool = True
+    """Slurm: an unfinished run queues itself again; False where the site forbids it, see `submit --chain`."""
+    nodes: int = Field(1, ge=1)
+    """Slurm: nodes of a job."""
     gpus_per_node: int = Field(0, ge=0)
     """GPUs on every node of the job; one process each."""
+    gpu_request: Literal["gres", "gpus-per-node", "none"] = "gres"
+    """Slurm: the option that asks for GPUs; none where they come with the partition."""
+    gpu_type: str | None = None
+    """Slurm: the type in --gres=gpu:TYPE:N, or none."""
     cpus_per_task: int = Field(1, ge=1)
     """CPU cores of every process."""
-    memory_gb: int | None = Field(None, ge=1)
-    """Slurm: memory per node; None asks for nothing."""
+    memory: Literal["none", "per_node", "per_cpu", "per_gpu"] = "none"
+    """Slurm: which of --mem, --mem-per-cpu, --mem-per-gpu is written; none where memory comes with CPUs or GPUs."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Slurm: gigabytes for that option."""
     setup: tuple[str, ...] = ()
     """Lines of the batch script before the command: modules, activation of the environment."""
+    python: str | None = None
+    """Python on the nodes, where it is not the one that submits."""
+    torch_index: str | None = None
+    """Address of the wheels of torch for the site's driver and cards, for pip's --index-url; none is PyPI."""
+    shared_folder: Path | None = None
+    """A large folder that login node and nodes share, for runs and data."""
+    node_folder: str | None = None
+    """A folder of every node's own, such as $TMPDIR."""
+    max_array_size: int = Field(1000, ge=1)
+    """Slurm: tasks of one array; more runs become several arrays (scontrol show config: MaxArraySize - 1)."""
+    max_submitted_jobs: int | None = Field(None, ge=1)
+    """Slurm: jobs that one user may have in the queue; more runs are packed several into a job."""
+    internet_on_nodes: bool | None = None
+    """Whether nodes reach the internet; None is unknown. hpcvision never needs it there."""
+    srun_options: tuple[str, ...] = ()
+    """Further options for srun."""
+    exclude: tuple[str, ...] = ()
+    """Slurm: nodes to avoid."""
+
+    @model_validator(mode="after")
+    def check_together(self) -> Self:
+        """Memory needs its amount, and GPUs their option."""
+        if (self.memory == "none") != (self.memory_gb is None):
+            raise ValueError(f"memory={self.memory} and memory_gb={self.memory_gb}: give both or neither")
+        if self.memory == "per_gpu" and not self.gpus_per_node:
+            raise ValueError("memory=per_gpu needs gpus_per_node above 0")
+        return self
+
+    @property
+    def tasks_per_node(self) -> int:
+        """One process per GPU, or one."""
+        return self.gpus_per_node or 1
 
 
 def profile_folder() -> Path:
@@ -39,11 +83,18 @@ def profile_folder() -> Path:
     return shelf("slurm") / "profiles"
 
 
+def own_profile_folder() -> Path:
+    """Where `hpcvision init` writes."""
+    return Path.home() / ".config" / "hpcvision"
+
+
 def load_profile(wanted: str) -> Profile:
-    """A profile by name or by the path of a .toml file."""
-    path = Path(wanted) if wanted.endswith(".toml") else profile_folder() / f"{wanted}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in profile_folder().glob("*.toml")))
+    """A profile by name, of the user's own or a shipped one, or by the path of a .toml file."""
+    folders = (own_profile_folder(), profile_folder())
+    candidates = [Path(wanted)] if wanted.endswith(".toml") else [folder / f"{wanted}.toml" for folder in folders]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted({found.stem for folder in folders for found in folder.glob("*.toml")}))
         raise UserError(f"there is no cluster profile {wanted!r}; choose one of {known}, or give a .toml file")
     try:
         return Profile.model_validate(tomllib.loads(path.read_text()))
@@ -51,4 +102,7 @@ def load_profile(wanted: str) -> Profile:
         raise UserError(f"{path} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None

@@ -13,11 +13,9 @@ BYTES_PER_POINT = 1_000
 BYTES_IN_ANY_RUN = 2_000_000
 
 
-def bytes_needed(config: RunConfig) -> tuple[int, int]:
+def bytes_needed(config: RunConfig, stored_numbers: int) -> tuple[int, int]:
     """(all files of the run at their largest, the largest single file), estimated from above."""
-    from hpcvision.models.counting import stored_numbers_of
-
-    weights = 4 * stored_numbers_of(config.model)
+    weights = 4 * stored_numbers
     sets = 2 if config.ema.beta else 1
     moments = 2 if config.optim.optimizer == "adamw" else 1
     points = config.train.steps // config.cadence.log_every + 2 * (config.train.steps // config.cadence.evaluate_every)
@@ -34,12 +32,13 @@ def bytes_needed(config: RunConfig) -> tuple[int, int]:
     return 3 * checkpoint + 2 * archive + curves + pictures + BYTES_IN_ANY_RUN, max(checkpoint, archive)
 
 
-def check_space(config: RunConfig, folder: Path, *, fresh: bool) -> None:
+def check_space(config: RunConfig, stored_numbers: int, folder: Path, *, fresh: bool) -> None:
     """Raise UserError when the disk of `folder`, or the limit on the size of a file, cannot hold the run.
 
-    What an unfinished run has written already counts as room, unless it is set aside (`fresh`).
+    stored_numbers: parameters and buffers of the model. What an unfinished run has written already counts as room,
+    unless it is set aside (`fresh`).
     """
-    needed, largest = bytes_needed(config)
+    needed, largest = bytes_needed(config, stored_numbers)
     there = folder
     while not there.exists():
         there = there.parent

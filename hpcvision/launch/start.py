@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -9,7 +10,8 @@ from hpcvision.config import RunConfig
 from hpcvision.errors import UserError
 from hpcvision.launch.job import TrainJob, draw_pictures, only_one, prepare
 from hpcvision.launch.local import choose_processes, run_processes
-from hpcvision.launch.submit import follow, gpus_here, submit
+from hpcvision.launch.profile import Profile
+from hpcvision.launch.submit import follow, gpus_here, submit_here
 from hpcvision.rundir import RunDir, runs_folder
 
 
@@ -42,32 +44,44 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
 
 
 def submit_job(
-    config: RunConfig, runs: Path | None, *, cluster: str, processes: int | None, wait: bool, fresh: bool
+    configs: list[RunConfig],
+    runs: Path,
+    profile: Profile,
+    *,
+    processes: int | None,
+    wait: bool,
+    fresh: bool,
+    **cluster_options: Any,
 ) -> None:
-    """Submit through submitit and say where the run and its log are; with wait=True stay until it ends."""
-    from hpcvision.launch.profile import load_profile
+    """Submit through submitit and say where the runs and their logs are; with wait=True stay until they end."""
+    if profile.executor == "slurm":
+        from hpcvision.launch.cluster import submit_to_cluster
 
-    profile = load_profile(cluster)
-    # What this machine has says something about the run only when the run stays here.
-    chosen = gpus_here() or choose_processes(config) if profile.executor == "local" else 1
-    processes = processes or profile.gpus_per_node or chosen
-    config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
-    rundir = prepare(config, runs_folder(runs), fresh=fresh)
-    if rundir.is_finished:
-        say_where(rundir)
+        submitted = submit_to_cluster(configs, runs, profile=profile, fresh=fresh, **cluster_options)
+        if wait:
+            from hpcvision.launch.watch import wait_for
+
+            wait_for(submitted)
         return
-    with only_one(rundir):
-        pass
-    job = submit(rundir, profile, processes=processes)
-    print(f"submitted {rundir.folder.name} as job {job.job_id} on {cluster}")
-    print(f"log: {job.paths.stdout}")
-    if wait:
-        try:
-            follow(job, rundir)
-        except KeyboardInterrupt:
-            print("\nthe run goes on in the background; the same command shows the result when it is finished")
-            sys.exit(130)
-        say_where(rundir)
+    for config in configs:
+        chosen = processes or gpus_here() or choose_processes(config)
+        config.train.local_batch_size(chosen)  # an uneven split is refused before anything is started
+        rundir = prepare(config, runs, fresh=fresh)
+        if rundir.is_finished:
+            say_where(rundir)
+            continue
+        with only_one(rundir):
+            pass
+        job = submit_here(rundir, profile, processes=chosen)
+        print(f"submitted {rundir.folder.name} as job {job.job_id} on this machine")
+        print(f"log: {job.paths.stdout}")
+        if wait:
+            try:
+                follow(job, rundir)
+            except KeyboardInterrupt:
+                print("\nthe run goes on in the background; the same command shows the result when it is finished")
+                sys.exit(130)
+            say_where(rundir)
 
 
 def say_where(rundir: RunDir) -> None:

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +18,22 @@ from hpcvision.rundir import RunDir
 POLL_SECONDS = 0.5
 
 
-def submit(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
-    """The submitit job that trains in `rundir`; its pickles and logs are in submitted/ of the run folder."""
+def submit_here(rundir: RunDir, profile: Profile, *, processes: int) -> Any:
+    """The submitit job that trains in `rundir` on this machine; pickles and logs go to submitted/ of the folder."""
     import submitit
 
-    executor = submitit.AutoExecutor(folder=rundir.submissions, cluster=profile.executor)
-    parameters: dict[str, Any] = {
-        "name": rundir.folder.name,
+    executor = submitit.AutoExecutor(folder=rundir.submissions, cluster="local")
+    executor.update_parameters(
+        name=rundir.folder.name,
         # submitit's own default would end a local job after two minutes.
-        "timeout_min": profile.time_limit_minutes,
-        "tasks_per_node": processes,
+        timeout_min=profile.time_limit_minutes,
+        tasks_per_node=processes,
         # The local executor hides all GPUs that are not asked for.
-        "gpus_per_node": gpus_here() if profile.executor == "local" else profile.gpus_per_node,
-        "stderr_to_stdout": True,
-    }
-    if profile.executor == "local" and gpus_here():
-        parameters["local_visible_gpus"] = visible_gpus()
-    if profile.executor == "slurm":
-        parameters |= {
-            "cpus_per_task": profile.cpus_per_task,
-            "slurm_setup": list(profile.setup),
-            # Since Slurm 22.05 srun no longer takes --cpus-per-task from the batch script, and by itself it lets the
-            # other ranks wait for one that has failed.
-            "slurm_srun_args": [f"--cpus-per-task={profile.cpus_per_task}", "--kill-on-bad-exit=1", "--wait=60"],
-            "slurm_additional_parameters": {
-                key: value for key in ("account", "partition", "qos") if (value := getattr(profile, key)) is not None
-            },
-        }
-        if profile.memory_gb is not None:
-            parameters["mem_gb"] = profile.memory_gb
-    executor.update_parameters(**parameters)
-    with detached(rundir.submissions / "controller.log") if profile.executor == "local" else nullcontext():
+        gpus_per_node=gpus_here(),
+        stderr_to_stdout=True,
+        **({"local_visible_gpus": visible_gpus()} if gpus_here() else {}),
+    )
+    with detached(rundir.submissions / "controller.log"):
         return executor.submit(TrainJob(str(rundir.folder), time_limit_seconds=60.0 * profile.time_limit_minutes))
 
 

@@ -1,10 +1,12 @@
 """Tables for a terminal: jobs, models, one job in full, data sets, runs."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hpcvision.config import CAPS, MODEL_CONFIGS, RunConfig, flatten
@@ -12,6 +14,8 @@ from hpcvision.config.catalogue import load_job, names
 from hpcvision.errors import UserError
 
 if TYPE_CHECKING:
+    from hpcvision.launch.doctor import Finding
+    from hpcvision.launch.status import Status
     from hpcvision.results.reader import Summary
 
 
@@ -211,3 +215,23 @@ def with_deviation(facts: dict[str, Any], name: str, digits: int) -> str:
         return ""
     deviation = facts[f"{name}_deviation"]
     return f"{facts[name]:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+
+
+def print_findings(findings: Iterable["Finding"]) -> bool:
+    """One line per finding, as it comes; True when one of them is a FAIL."""
+    colours, failed = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}, False
+    out = console()
+    for finding in findings:
+        colour = colours[finding.verdict]
+        out.print(f"[{colour}]{finding.verdict}[/]  {finding.subject:<10}  {escape(finding.words)}", soft_wrap=True)
+        failed |= finding.verdict == "FAIL"
+    return failed
+
+
+def print_statuses(statuses: list["Status"]) -> None:
+    """One row per run: how it is doing, in words."""
+    rows = table("run", "state", "step", "job", "", numbers=("step",))
+    for status in statuses:
+        steps = f"{status.step:,}/{status.steps:,}"
+        rows.add_row(status.rundir.folder.name, status.state, steps, status.job, status.words)
+    console().print(rows)

@@ -23,7 +23,7 @@ from hpcvision.training.artefacts import Artefacts
 from hpcvision.training.board import Board
 from hpcvision.training.journal import Journal, ledger
 from hpcvision.training.optim import learning_rate
-from hpcvision.training.progress import Drawn, StepProgress
+from hpcvision.training.progress import Drawn, progress_of_run
 from hpcvision.training.state import NEVER, Outcome, State
 from hpcvision.training.tasks import Task
 
@@ -50,9 +50,7 @@ class Bookkeeping:
         self.numbers = ""
         self.next_agreement = state.step + 1
         self.agreed_at, self.step_at_agreement = time.monotonic(), state.step
-        self.progress = StepProgress(
-            first_step=state.step, steps=config.train.steps, name=config.run_name, is_main=rank.is_main
-        )
+        self.progress = progress_of_run(config, rundir, rank, first_step=state.step)
         self.journal: Journal | None = None
         self.board: Board | None = None
 

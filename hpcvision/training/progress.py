@@ -1,20 +1,40 @@
 """What a person sees of a long run: a bar on a terminal, one plain line every 30 seconds in a log."""
 
+import math
+import socket
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hpcvision.config import RunConfig
+from hpcvision.distributed import Rank
+from hpcvision.rundir import Heartbeat, RunDir
+
 LINE_SECONDS = 30.0
+BEAT_SECONDS = 10.0
 
 
 class StepProgress:
     """Shows the steps of one run, or whatever `unit` says; silent on all ranks but the main one."""
 
-    def __init__(self, *, first_step: int, steps: int, name: str, is_main: bool, unit: str = "step") -> None:
+    def __init__(
+        self,
+        *,
+        first_step: int,
+        steps: int,
+        name: str,
+        is_main: bool,
+        unit: str = "step",
+        beat: Callable[[int, str], None] | None = None,
+    ) -> None:
+        """beat: told every few seconds, on the main rank, at which step the run is."""
         self.is_main = is_main
+        self.beat = beat if is_main else None
+        self.last_beat = -math.inf
         self.unit = unit
         self.steps = steps
         self.first_step = first_step
@@ -41,6 +61,9 @@ class StepProgress:
 
     def advance(self, step: int, numbers: str) -> None:
         """Show that `step` steps are done; `numbers` is a short text such as the loss."""
+        if self.beat and time.monotonic() - self.last_beat >= BEAT_SECONDS:
+            self.last_beat = time.monotonic()
+            self.beat(step, numbers)
         if self.bar:
             self.bar.update(self.row, completed=step, numbers=numbers)
         elif self.is_main and time.monotonic() - self.last_line >= LINE_SECONDS:
@@ -56,6 +79,17 @@ class StepProgress:
             self.bar.console.print(line, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def progress_of_run(config: RunConfig, rundir: RunDir, rank: Rank, *, first_step: int) -> StepProgress:
+    """Of a run's steps, with a heartbeat in its folder."""
+
+    def beat(step: int, numbers: str) -> None:
+        Heartbeat(time.time(), step, numbers, socket.gethostname(), rank.place.job_id).write(rundir)
+
+    return StepProgress(
+        first_step=first_step, steps=config.train.steps, name=config.run_name, is_main=rank.is_main, beat=beat
+    )
 
 
 class Drawn:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 
 from hpcvision.config import RunConfig
 from hpcvision.distributed import Rank
@@ -107,13 +106,8 @@ class Step:
             buffer.copy_(kept)
 
     def wants_graph(self) -> bool:
-        """True on CUDA unless switched off; says why not where it cannot be."""
-        if self.rank.device.type != "cuda" or not self.config.train.cuda_graph:
-            return False
-        if dist.get_backend() != "nccl":
-            self.say("no CUDA graph: several processes share a GPU, and gloo cannot be recorded; steps run one by one")
-            return False
-        return True
+        """True on CUDA unless switched off."""
+        return self.rank.device.type == "cuda" and self.config.train.cuda_graph
 
     def capture(self) -> None:
         """Record one step without running it; when any rank cannot, all go on operation by operation and say so."""

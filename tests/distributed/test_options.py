@@ -13,7 +13,7 @@ from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.distributed import Place, Rank
 from hpcvision.errors import TrainingStopped
-from hpcvision.launch.job import prepare, run_rank
+from hpcvision.launch.job import TrainJob, prepare
 from hpcvision.rundir import RunDir
 from hpcvision.training import loop, precision
 from hpcvision.training.journal import Journal
@@ -41,7 +41,7 @@ def tiny(**changes: Any):
 
 def trained(tmp_path, name: str, **changes: Any) -> tuple[RunDir, np.ndarray, dict[str, np.ndarray]]:
     rundir = prepare(tiny(**changes), tmp_path / name)
-    assert run_rank(rundir)["finished"]
+    assert TrainJob(str(rundir.folder))()["finished"]
     with h5py.File(rundir.results) as file:
         return rundir, file["train/loss"][:], {key: item[:] for key, item in file["weights/raw"].items()}
 
@@ -86,7 +86,7 @@ def test_a_stopped_fp16_run_goes_on_with_its_loss_scale(tmp_path):
     lines = again.log.read_text().splitlines(keepends=True)
     again.log.write_text("".join(line for line in lines if '"finished"' not in line))
     assert torch.load(again.checkpoint, weights_only=True)["scaler"]["scale"] > 1
-    assert run_rank(again)["finished"]
+    assert TrainJob(str(again.folder))()["finished"]
     with h5py.File(again.results) as file:
         assert distance(weights, {key: item[:] for key, item in file["weights/raw"].items()}) == 0
         assert file["ledger/to_step"][-1] == 6
@@ -114,7 +114,7 @@ NATIVE = {"avx2", "avx512f", "avx512_bf16"}
 def test_a_run_takes_bf16_where_the_cpu_computes_it_natively_and_fp32_elsewhere(tmp_path, monkeypatch, flags, chosen):
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
     rundir = prepare(tiny(train__precision="auto"), tmp_path)
-    assert run_rank(rundir)["finished"]
+    assert TrainJob(str(rundir.folder))()["finished"]
     assert torch.load(rundir.checkpoint, weights_only=True)["precision"] == chosen
     with h5py.File(rundir.results) as file:
         assert json.loads(file.attrs["provenance_json"])["precision"] == chosen
@@ -129,7 +129,7 @@ def test_a_run_keeps_its_precision_on_a_machine_that_would_choose_another(tmp_pa
     lines = again.log.read_text().splitlines(keepends=True)
     again.log.write_text("".join(line for line in lines if '"finished"' not in line))
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(NATIVE))
-    assert run_rank(again)["finished"]
+    assert TrainJob(str(again.folder))()["finished"]
     with h5py.File(again.results) as file:
         assert distance(weights, {key: item[:] for key, item in file["weights/raw"].items()}) == 0
 
@@ -150,7 +150,7 @@ def test_an_evaluation_that_a_kill_took_is_made_up_for(tmp_path):
     with Journal(again, resume_step=3) as journal:
         kept = [event for event in journal.events if event["event"] != "evaluate"]
     again.log.write_text("".join(f"{event}\n".replace("'", '"') for event in kept))
-    assert run_rank(again)["finished"]
+    assert TrainJob(str(again.folder))()["finished"]
     with h5py.File(whole.results) as one, h5py.File(again.results) as other:
         for name in ("step", "loss", "accuracy"):
             assert (one[f"evaluate/{name}"][:] == other[f"evaluate/{name}"][:]).all()

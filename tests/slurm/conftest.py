@@ -1,121 +1,145 @@
-"""A real Slurm on this machine: munged, slurmctld and one slurmd, in a folder of their own, ended with the tests."""
+"""The test cluster, which `make slurm-up` has started: its user's commands, and what became of their jobs."""
 
-import getpass
 import os
+import re
 import shutil
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-SLURM_CONF = """
-ClusterName=hpcvision
-SlurmctldHost={host}(127.0.0.1)
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
-SlurmUser={user}
-SlurmdUser={user}
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool-%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
-SlurmctldPort={controller_port}
-SlurmdPort={node_port}
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SlurmdParameters=config_overrides
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-MpiDefault=none
-SwitchType=switch/none
-ReturnToService=2
-KillWait=5
-NodeName=node0 NodeHostname={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=8000 State=UNKNOWN
-PartitionName=test Nodes=node0 Default=YES MaxTime=120 State=UP
+from hpcvision.rundir import RunDir, read_journal
+
+ROOT = Path(__file__).parents[2]
+TESTCLUSTER = ROOT / "slurm/testcluster"
+FOLDER = Path(os.environ.get("HPCVISION_TESTCLUSTER", "/var/lib/hpcvision-testcluster"))
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE")
+PATIENCE = 240.0
+
+# No BatchNorm and one thread: the same on any number of processes.
+JOB = """
+from hpcvision.config import *
+
+def config():
+    return RunConfig(
+        name="plain",
+        model=AddNISTCNNConfig(width=0.25),
+        data=DataConfig(source="synthetic"),
+        train=TrainConfig(steps=30, global_batch_size=16, precision="fp32"),
+        optim=OptimConfig(optimizer="sgd", learning_rate=0.05),
+        cadence=CadenceConfig(log_every=10, evaluate_every=1_000_000, checkpoint_every=1_000_000),
+    )
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
+@dataclass
 class Cluster:
-    """The commands of the running test cluster."""
+    """Commands of the cluster's unprivileged user on its login node, and of its administrator."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
+    home: Path
+    """A folder of the user's that login node and hosts share."""
 
-    def run(self, *command: str, environment: dict[str, str] | None = None) -> str:
-        """Standard output of a command that must succeed."""
+    def run(self, *words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command of the user in `home`."""
+        settings = {"HPCVISION_RUNS": "runs", "HPCVISION_DATA": str(self.home / "data"), **environment}
         done = subprocess.run(
-            command, env=self.environment | (environment or {}), capture_output=True, text=True, timeout=60
+            [TESTCLUSTER / "login.sh", "env", *(f"{key}={value}" for key, value in settings.items()), *map(str, words)],
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-        return done.stdout
+        assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done
+
+    def hpcvision(self, *words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run("hpcvision", *words, check=check, **environment)
+
+    def submit(self, *words: object, **environment: str) -> str:
+        """The id of the last job that `hpcvision submit WORDS` submits."""
+        said = self.hpcvision("submit", *words, "--cluster", "testcluster", **environment).stdout
+        ids = re.findall(r" as job (\S+) on", said)
+        assert ids, said
+        return str(ids[-1])
+
+    def refusal(self, *words: object, **environment: str) -> str:
+        """The one line that `hpcvision WORDS` says before it ends with 2."""
+        done = self.hpcvision(*words, check=False, **environment)
+        assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
+        (line,) = done.stderr.splitlines()
+        return line
 
     def state(self, job: str) -> str:
-        """Slurm's word for the job, such as RUNNING or COMPLETED."""
-        shown = self.run("scontrol", "show", "job", job, "--oneliner")
-        return dict(word.split("=", 1) for word in shown.split() if "=" in word)["JobState"]
+        return self.run("squeue", "-h", "--states=all", "-o", "%T", "-j", job).stdout.split("\n")[0]
 
-    def wait(self, job: str, seconds: float) -> str:
+    def wait(self, job: str, seconds: float = PATIENCE) -> str:
         """The state in which the job ended."""
+        return self.until(lambda: (state := self.state(job)) in ENDED and state, f"the end of job {job}", seconds)
+
+    def until(self, is_so: Callable[[], object], what: str, seconds: float = PATIENCE) -> str:
+        """Wait until `is_so` gives something true, and give that."""
         deadline = time.monotonic() + seconds
-        while (state := self.state(job)) in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING"):
-            assert time.monotonic() < deadline, f"job {job} is still {state} after {seconds:.0f} s"
+        while not (found := is_so()):
+            assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}\n{self.logs()}"
             time.sleep(0.5)
-        return state
+        return str(found)
+
+    def logs(self) -> str:
+        """The ends of all logs of jobs."""
+        paths = [*self.home.rglob("*_log.out"), *self.home.glob("*.log")]
+        return "\n".join(f"{path}: {path.read_text(errors='replace')[-1500:]}" for path in paths)
+
+    def runs(self) -> list[RunDir]:
+        return [RunDir(path.parent) for path in sorted((self.home / "runs").glob("*/config.json"))]
+
+    def only_run(self) -> RunDir:
+        (run,) = self.runs()
+        return run
+
+    def starts(self) -> int:
+        """Stays of the only run."""
+        return sum(event["event"] == "start" for run in self.runs() for event in read_journal(run.log))
+
+    def reached(self, step: int) -> bool:
+        """True when the journal of the only run tells of that step."""
+        return any(event.get("step", 0) >= step for run in self.runs() for event in read_journal(run.log))
+
+
+def administer(*words: str) -> str:
+    """A command of root with the cluster's settings."""
+    environment = os.environ | {"SLURM_CONF": str(FOLDER / "slurm.conf")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    return done.stdout
+
+
+def start_cluster(*options: str) -> None:
+    """Start what is not running of the cluster."""
+    subprocess.run([TESTCLUSTER / "start.sh", *options], check=True, capture_output=True, timeout=120)
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    # Not pytest's folder: a socket's path may have 107 characters, and munged wants a folder that others cannot write.
-    folder = Path(f"/tmp/hvslurm{os.getpid()}")
-    folder.mkdir(mode=0o755)
-    (folder / "state").mkdir()
-    (folder / "munge.key").write_bytes(os.urandom(128))
-    (folder / "munge.key").chmod(0o400)
-    host = socket.gethostname().split(".")[0]
-    ports = {"controller_port": free_port(), "node_port": free_port()}
-    (folder / "slurm.conf").write_text(SLURM_CONF.format(host=host, folder=folder, user=getpass.getuser(), **ports))
-    cluster = Cluster(folder)
-    munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "log", "pid", "seed")]
-    daemons = [
-        ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *munge],
-        ["slurmctld", "-D"],
-        ["slurmd", "-D", "-N", "node0"],
-    ]
-    running = []
-    try:
-        for command in daemons:
-            log = (folder / f"{command[0]}.out").open("wb")
-            running.append(subprocess.Popen(command, env=cluster.environment, stdout=log, stderr=log))
-            time.sleep(0.5)
-        deadline = time.monotonic() + 60
-        while (
-            "idle"
-            not in subprocess.run(
-                ["sinfo", "-h", "-o", "%t"], env=cluster.environment, capture_output=True, text=True
-            ).stdout
-        ):
-            logs = "".join(path.read_text()[-500:] for path in folder.glob("*.out"))
-            assert time.monotonic() < deadline, f"Slurm did not come up: {logs}"
-            time.sleep(0.3)
-        yield cluster
-    finally:
-        for process in reversed(running):
-            process.terminate()
-        for process in running:
-            process.wait(timeout=20)
-        shutil.rmtree(folder, ignore_errors=True)
+def running_cluster() -> None:
+    """The cluster is up, with accounting."""
+    start_cluster()
+
+
+@pytest.fixture
+def cluster(running_cluster: None, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The cluster with a new folder of its user, in which the job file plain.py is; no job of the test survives it."""
+    del running_cluster
+    name = re.sub(r"\W+", "-", request.node.name)[:60]
+    home = FOLDER / "home" / f"{name} ü"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    (home / "plain.py").write_text(JOB)
+    subprocess.run(["chown", "-R", "hpcuser:", home], check=True)
+    yield Cluster(home)
+    administer("scancel", "--user=hpcuser")
+    deadline = time.monotonic() + 30
+    while administer("squeue", "-h", "--user=hpcuser") and time.monotonic() < deadline:
+        time.sleep(0.3)

@@ -1,0 +1,111 @@
+"""From submission to the first training step on the idle test cluster: `sudo python benchmarks/launch.py`.
+
+Needs `sudo make slurm-up`. Ours: `hpcvision submit addnist_cnn` on drawn images, until its first step stands in the
+journal; everything is counted, also the checks on the login node. Bare: a script of five lines that submits, through
+submitit with the same options, a function that imports torch and writes a file. In turns, so that what disturbs the
+machine disturbs both. `login_cpu_seconds` is the CPU time of `hpcvision submit` alone: for the first run of a model,
+and once its parameters are known.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import measuring
+
+ROOT = Path(__file__).parents[1]
+FOLDER = Path(os.environ.get("HPCVISION_TESTCLUSTER", "/var/lib/hpcvision-testcluster"))
+LOGIN = ROOT / "slurm/testcluster/login.sh"
+BARE = """
+import sys
+import submitit
+
+def work():
+    import torch
+    open(PATH, "w").write(torch.__version__)
+
+PATH = sys.argv[1]
+executor = submitit.AutoExecutor(folder="bare")
+executor.update_parameters(timeout_min=10, slurm_partition="gpu", slurm_account="students", slurm_mem_per_cpu="1536M")
+executor.submit(work)
+"""
+JOB = ["addnist_cnn", "data.source=synthetic", "train.steps=3", "cadence.log_every=1", "model.width=0.25"]
+
+
+def run(home: Path, *words: str) -> float:
+    """CPU seconds of a command of the cluster's user."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([LOGIN, *words], cwd=home, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def until(pattern: str, home: Path, content: str) -> None:
+    """Wait until a file of that pattern holds `content`."""
+    deadline = time.monotonic() + 120
+    while not any(content in path.read_text() for path in home.glob(pattern)):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no {pattern} with {content!r} within 120 s in {home}")
+        time.sleep(0.01)
+
+
+def until_idle() -> None:
+    """Wait until the cluster has nothing to do."""
+    while subprocess.run([LOGIN, "squeue", "-h"], capture_output=True, text=True, check=True).stdout:
+        time.sleep(0.2)
+    time.sleep(1)
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=8, help="turns of both")
+    arguments = parser.parse_args()
+    if os.geteuid() != 0 or not (FOLDER / "slurm.conf").exists():
+        raise SystemExit("needs root and the test cluster: sudo make slurm-up")
+    home = FOLDER / "home/launch"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    (home / "bare.py").write_text(BARE)
+    shutil.chown(home, "hpcuser", "hpcuser")
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    login: list[float] = []
+    for number in range(arguments.rounds + 1):
+        until_idle()
+        began = time.perf_counter()
+        submit = ["hpcvision", "submit", *JOB, f"seed={number}", "--cluster", "testcluster", "--processes", "1"]
+        login.append(run(home, *submit))
+        until(f"runs/{newest(home)}/log.jsonl", home, '"event": "train"')
+        ours = time.perf_counter() - began
+        until_idle()
+        began = time.perf_counter()
+        run(home, "python", "bare.py", f"{home}/bare-{number}")
+        until(f"bare-{number}", home, ".")
+        bare = time.perf_counter() - began
+        if number:  # the first turn warms the disk's cache
+            seconds["ours"].append(ours)
+            seconds["bare"].append(bare)
+    rows = [
+        {"case": name, "seconds": sorted(values)[len(values) // 2], "fastest": min(values), "slowest": max(values)}
+        for name, values in seconds.items()
+    ]
+    measuring.report(
+        "submission to the first training step, test cluster",
+        json_file=arguments.json,
+        rows=rows,
+        ratios={"ratio_launch": measuring.ratio(seconds["ours"], seconds["bare"])},
+        login_cpu_seconds={"first": login[0], "known": sorted(login[1:])[len(login[1:]) // 2]},
+        rounds=arguments.rounds,
+    )
+    print(f"login_cpu_seconds first {login[0]:.2f}, known {sorted(login[1:])[len(login[1:]) // 2]:.2f}")
+
+
+def newest(home: Path) -> str:
+    """The run folder that was made last."""
+    return max((home / "runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime).parent.name
+
+
+if __name__ == "__main__":
+    main()

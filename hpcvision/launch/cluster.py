@@ -1,0 +1,233 @@
+"""What `hpcvision submit` and `script` do on a login node: find all that is wrong, then hand over to Slurm."""
+
+import json
+import math
+import shlex
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from hpcvision.config import RunConfig, apply
+from hpcvision.errors import UserError
+from hpcvision.launch import queue
+from hpcvision.launch.batch import Placement, check_path, script
+from hpcvision.launch.checked import facts_of
+from hpcvision.launch.job import only_one, prepare
+from hpcvision.launch.profile import Profile, load_profile
+from hpcvision.rundir import RunDir, write_json
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a run's submission; job.json of its folder."""
+
+    cluster: str
+    """The profile, by name or path."""
+    jobs: list[str]
+    """Slurm's ids, the links of a chain in their order."""
+    log: str
+    """Of rank 0 of the first job."""
+    submitted: str
+    """When, in local time."""
+    place: dict[str, int]
+    """A Placement."""
+
+    @staticmethod
+    def of(rundir: RunDir) -> "Record | None":
+        """The record in the folder, or None where there is none that can be read."""
+        try:
+            return Record(**json.loads(rundir.job.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def placed(
+    profile: Profile,
+    *,
+    nodes: int | None = None,
+    gpus_per_node: int | None = None,
+    processes: int | None = None,
+    minutes: int | None = None,
+) -> Placement:
+    """The profile's placement with what the command line says instead; one process per GPU, or what is asked."""
+    gpus = profile.gpus_per_node if gpus_per_node is None else gpus_per_node
+    return Placement(
+        nodes=nodes or profile.nodes,
+        tasks_per_node=processes or gpus or 1,
+        gpus_per_node=gpus,
+        minutes=minutes or profile.time_limit_minutes,
+    )
+
+
+def with_seeds(config: RunConfig, words: str | None) -> list[RunConfig]:
+    """One configuration for every seed of `0-4` or `0,3,8-9`; without words the one that is given."""
+    if words is None:
+        return [config]
+    seeds: list[int] = []
+    for word in words.split(","):
+        first, dash, last = word.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UserError(f"--seeds={words!r}: write numbers and ranges with commas, such as 0-4 or 0,3,8-9")
+        seeds += range(int(first), int(last or first) + 1)
+    return [apply(config, {"seed": seed}) for seed in dict.fromkeys(seeds)]
+
+
+def submit_to_cluster(
+    configs: list[RunConfig],
+    runs: Path,
+    *,
+    cluster: str,
+    profile: Profile,
+    place: Placement,
+    after: str | None = None,
+    chain: int = 1,
+    runs_per_job: int | None = None,
+    dry_run: bool = False,
+    fresh: bool = False,
+    again: bool = False,
+) -> list[RunDir]:
+    """Submit the runs, as one job, an array or several; gives the runs that were submitted.
+
+    A run that is finished or in the queue already is left out, with a line that says so; again=True lets it wait for
+    its present job to end instead. Raises UserError before anything is submitted for whatever can be known to fail.
+    """
+    from hpcvision.launch import slurm
+
+    if chain > 1:
+        profile = profile.model_copy(update={"requeue": False})
+    for config in configs:
+        config.train.local_batch_size(place.world_size)
+    slurm.check_place(profile, place)
+    slurm.check_account(profile)
+    slurm.check_shared(runs, profile)
+    check_path(runs.absolute())
+    for config in configs:
+        facts_of(config, runs)
+    chosen, waits = runs_to_submit(configs, runs, fresh=fresh, again=again)
+    if not chosen:
+        return []
+    groups = grouped(chosen, place, profile, runs_per_job)
+    name = chosen[0].folder_name if len(chosen) == 1 else chosen[0].run_name
+    folder = (runs / name / "submitted" if len(chosen) == 1 else runs / ".submitted").absolute()
+    after = ":".join([*([after] if after else []), *waits]) or None
+    if dry_run:
+        text = slurm.script_of(slurm.executor_for(name, folder, profile, place, after))
+        print(text, end="")
+        print(f"# {queue.test_only(text)}")
+        print(f"# {len(chosen)} run(s) in {len(groups)} job(s); nothing was submitted")
+        return []
+    rundirs = {config.folder_name: prepare(config, runs, fresh=fresh, on_cluster=True) for config in chosen}
+    for rundir in rundirs.values():
+        with only_one(rundir):
+            pass
+    parts = [[rundirs[config.folder_name] for config in group] for group in groups]
+    for first in range(0, len(parts), profile.max_array_size):
+        submit_part(parts[first : first + profile.max_array_size], cluster, profile, place, name, folder, after, chain)
+    return list(rundirs.values())
+
+
+def submit_part(
+    groups: list[list[RunDir]],
+    cluster: str,
+    profile: Profile,
+    place: Placement,
+    name: str,
+    folder: Path,
+    after: str | None,
+    chain: int,
+) -> None:
+    """One job or one array, and the jobs of its chain, each after the one before; writes the records of the runs."""
+    from hpcvision.launch import slurm
+
+    records: dict[RunDir, Record] = {}
+    for _ in range(chain):
+        submitted = slurm.submit(slurm.executor_for(name, folder, profile, place, after), groups, place)
+        after = submitted[0].job_id.partition("_")[0]
+        for job in submitted:
+            for rundir in job.runs:
+                earlier = records.get(rundir)
+                ids = [*earlier.jobs, job.job_id] if earlier else [job.job_id]
+                log = earlier.log if earlier else str(job.log)
+                records[rundir] = Record(cluster, ids, log, slurm.now(), asdict(place))
+                write_json(rundir.job, asdict(records[rundir]))  # at once: a job that nobody knows of is worse
+        print(f"submitted {described(groups)} as job {after} on {cluster}")
+    logs = sorted({record.log for record in records.values()})
+    print(f"log: {logs[0]}" if len(logs) == 1 else f"logs: {len(logs)}; one of a run: hpcvision logs RUN")
+
+
+def described(groups: list[list[RunDir]]) -> str:
+    """A run by its name, or how many there are in how many tasks."""
+    count = sum(map(len, groups))
+    if count == 1:
+        return groups[0][0].folder.name
+    return f"{count} runs" + (f" in {len(groups)} tasks" if len(groups) < count else "")
+
+
+def runs_to_submit(
+    configs: list[RunConfig], runs: Path, *, fresh: bool, again: bool
+) -> tuple[list[RunConfig], list[str]]:
+    """(runs that are neither finished nor in the queue, ids of jobs to wait for); says what is left out."""
+    rundirs = {config.folder_name: RunDir((runs / config.folder_name).absolute()) for config in configs}
+    records = {name: record for name, rundir in rundirs.items() if (record := Record.of(rundir))}
+    known = queue.in_queue(job for record in records.values() for job in record.jobs)
+    chosen, waits = [], []
+    for config in configs:
+        name = config.folder_name
+        living = [job for job in (records[name].jobs if name in records else []) if job in known and known[job].lives]
+        if rundirs[name].is_finished and not fresh:
+            print(f"{name} is finished already; see hpcvision results list, or give --fresh")
+        elif living and not again:
+            print(f"{name} is in the queue already as job {living[0]} ({known[living[0]].state}); see hpcvision status")
+        elif living and fresh:
+            raise UserError(f"{name} is in the queue as job {living[0]}; cancel it before you start it --fresh")
+        else:
+            chosen.append(config)
+            waits += living
+    return chosen, waits
+
+
+def grouped(
+    configs: list[RunConfig], place: Placement, profile: Profile, runs_per_job: int | None
+) -> list[list[RunConfig]]:
+    """The runs of every job: as many as asked for, else as few as the limit on the jobs of one user allows."""
+    most = profile.max_submitted_jobs or len(configs)
+    each = runs_per_job or math.ceil(len(configs) / most)
+    if each > 1 and place.world_size > 1:
+        asked = f"--runs-per-job={each}" if runs_per_job else f"{len(configs)} jobs at once, where {most} are allowed,"
+        raise UserError(
+            f"{asked} needs runs of one process, these have {place.world_size}; submit fewer seeds at a time"
+        )
+    if runs_per_job is None and each > 1:
+        print(f"{each} runs in each job, as this cluster takes {most} jobs of one user")
+    return [configs[first : first + each] for first in range(0, len(configs), each)]
+
+
+def print_script(
+    job: str, overrides: list[str], config: RunConfig, runs: Path, profile: Profile, place: Placement
+) -> None:
+    """A batch script for `sbatch` that trains the job without submitit."""
+    config.train.local_batch_size(place.world_size)
+    words = [profile.python or "python", "-m", "hpcvision", "train", job, *overrides, "--runs", str(runs)]
+    print(f"# hpcvision train {shlex.join([job, *overrides])}: sbatch this file; the same again goes on with the run.")
+    print(script(config.folder_name, profile, place, words, log="%x-%j.log"), end="")
+
+
+def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes: int | None) -> None:
+    """Submit runs again as they were submitted, with what is given instead; those of one kind together."""
+    kinds: dict[tuple[str, Placement], list[RunConfig]] = {}
+    for rundir in found:
+        record = Record.of(rundir)
+        if record is None and cluster is None:
+            raise UserError(f"{rundir.folder.name} was not submitted to a cluster; say where with --cluster")
+        where = cluster or (record.cluster if record else "")
+        place = Placement(**record.place) if record and not cluster else placed(load_profile(where))
+        place = replace(place, minutes=minutes or place.minutes)
+        kinds.setdefault((where, place), []).append(rundir.read_config())
+    for (where, place), configs in kinds.items():
+        submit_to_cluster(configs, runs, cluster=where, profile=load_profile(where), place=place)
+
+
+def only_on_clusters(**given: object) -> None:
+    """Raise UserError when an option that only means something on a cluster is given for this machine."""
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"--{name.replace('_', '-')} has no meaning with --cluster local; leave it out")

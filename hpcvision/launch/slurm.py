@@ -1,0 +1,171 @@
+"""Submission to Slurm through submitit: jobs, arrays, chains, and all that can be refused before the queue."""
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
+
+from hpcvision.errors import UserError
+from hpcvision.launch import queue
+from hpcvision.launch.batch import (
+    Placement,
+    check_path,
+    leave_seconds,
+    lines_after,
+    lines_before,
+    options,
+    srun_options,
+)
+from hpcvision.launch.job import TrainJob
+from hpcvision.launch.profile import Profile
+from hpcvision.rundir import RunDir
+
+NATIVE = {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "time", "open-mode", "signal"}
+"""Options that submitit writes itself."""
+
+
+class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+    """submitit's executor with the site's own submit command, and deaf to the job that it may be in."""
+
+    def __init__(self, folder: Path, profile: Profile) -> None:
+        super().__init__(folder, python=profile.python)
+        self.submit_command = shlex.split(profile.submit_command)
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        unset = [f"--unset={name}" for name in os.environ if name not in queue.outside()]
+        return ["env", *unset, *self.submit_command, str(submission_file_path)]
+
+    def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[submitit.Job[Any]]:
+        # submitit makes an executor of its own for an array, which knows neither of the two settings above.
+        if len(delayed_submissions) == 1:
+            alone: list[submitit.Job[Any]] = super()._internal_process_submissions(delayed_submissions)
+            return alone
+        self.parameters["map_count"] = len(delayed_submissions)
+        try:
+            first: submitit.Job[Any] = self._submit_command(self._submitit_command_str)
+        finally:
+            del self.parameters["map_count"]
+        tasks = list(range(first.num_tasks))
+        jobs: list[submitit.Job[Any]] = []
+        for number, delayed in enumerate(delayed_submissions):
+            job = submitit.SlurmJob[Any](folder=self.folder, job_id=f"{first.job_id}_{number}", tasks=tasks)
+            beside = self.folder / f".{job.job_id}.pkl"
+            delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+            delayed.dump(beside)
+            job.paths.move_temporary_file(beside, "submitted_pickle")  # a task that is early waits for it
+            jobs.append(job)
+        return jobs
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """One Slurm job, or one task of an array, and the runs in it."""
+
+    job_id: str
+    log: Path
+    runs: tuple[RunDir, ...]
+
+
+def executor_for(name: str, folder: Path, profile: Profile, place: Placement, after: str | None = None) -> Executor:
+    """An executor that writes what `batch.options` asks for."""
+    check_path(folder)
+    queue.check_there("srun")
+    asked = options(name, profile, place, after=after)
+    executor = Executor(folder, profile)
+    executor.update_parameters(
+        job_name=asked["job-name"],
+        nodes=place.nodes,
+        ntasks_per_node=place.tasks_per_node,
+        cpus_per_task=profile.cpus_per_task,
+        time=place.minutes,
+        signal_delay_s=round(leave_seconds(60 * place.minutes)),
+        stderr_to_stdout=True,
+        setup=lines_before(profile, f'{shlex.quote(str(folder))}/again-"$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}"'),
+        teardown=lines_after(profile),
+        srun_args=srun_options(profile),
+        # An option without a value is True for submitit.
+        additional_parameters={key: value or True for key, value in asked.items() if key not in NATIVE},
+    )
+    return executor
+
+
+def script_of(executor: Executor) -> str:
+    """The batch script that the executor submits."""
+    return str(executor._make_submission_file_text(executor._submitit_command_str, "0"))
+
+
+def submit(executor: Executor, groups: Sequence[Sequence[RunDir]], place: Placement) -> list[Submitted]:
+    """Submit one job, or an array with a task for every group of runs."""
+    limit = 60.0 * place.minutes
+    calls = [
+        DelayedSubmission(
+            TrainJob(
+                str(group[0].folder), time_limit_seconds=limit, further=tuple(str(run.folder) for run in group[1:])
+            )
+        )
+        for group in groups
+    ]
+    try:
+        jobs = executor._internal_process_submissions(calls)
+    except (FailedJobError, FailedSubmissionError) as error:
+        said = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
+        raise UserError(f"Slurm refuses the job: {said[-1].partition('error: ')[2] or said[-1]}") from None
+    return [
+        Submitted(job.job_id, Path(job.paths.stdout), tuple(group)) for job, group in zip(jobs, groups, strict=True)
+    ]
+
+
+def check_place(profile: Profile, place: Placement) -> None:
+    """Raise UserError for what the cluster's partition cannot give: no such partition, too long, too many GPUs."""
+    known = queue.partitions()
+    name = profile.partition
+    if name is None:
+        name = next((name for name, facts in known.items() if facts.get("Default") == "YES"), None)
+    if name is None or name not in known:
+        raise UserError(f"there is no partition {name!r} on this cluster; choose one of {', '.join(known)}")
+    limit = queue.minutes(known[name].get("MaxTime", "UNLIMITED"))
+    if place.minutes > limit:
+        raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of partition {name}; give fewer")
+    nodes = int(known[name].get("TotalNodes", "0"))
+    if place.nodes > nodes:
+        raise UserError(f"--nodes={place.nodes} is above the {nodes} of partition {name}; give fewer")
+    if place.gpus_per_node and profile.gpu_request != "none":
+        there = queue.gpus_of_nodes(name)
+        fitting = [count for kind, count in there if profile.gpu_type in (None, kind)]
+        if max(fitting, default=0) < place.gpus_per_node:
+            kinds = ", ".join(f"{count} of type {kind or 'gpu'}" for kind, count in there) or "none"
+            asked = f"{place.gpus_per_node} GPUs{f' of type {profile.gpu_type}' if profile.gpu_type else ''}"
+            raise UserError(f"{asked} a node cannot be had in partition {name}, whose nodes have {kinds}")
+
+
+def check_account(profile: Profile) -> None:
+    """Raise UserError for an account or QOS that this user does not have; where there is no accounting, nothing."""
+    accounts = queue.accounts()
+    if not accounts:
+        return
+    if profile.account is not None and profile.account not in accounts:
+        raise UserError(f"you have no account {profile.account!r} here; yours are {', '.join(sorted(accounts))}")
+    allowed = accounts[profile.account] if profile.account else set().union(*accounts.values())
+    if profile.qos is not None and profile.qos not in allowed:
+        raise UserError(f"qos {profile.qos!r} is not allowed here; yours are {', '.join(sorted(allowed))}")
+
+
+def check_shared(folder: Path, profile: Profile) -> None:
+    """Raise UserError for a run folder that is certainly this machine's own."""
+    resolved = folder.resolve()
+    own = [Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm", "/run")]
+    for place in own:
+        if resolved.is_relative_to(place):
+            shared = profile.shared_folder or "a folder that login node and nodes share"
+            raise UserError(f"the nodes cannot see {folder}, as every machine has its own {place}; choose {shared}")
+
+
+def now() -> str:
+    """Local time for records, such as 2026-11-23T06:00:00+0000."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

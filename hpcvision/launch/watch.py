@@ -1,0 +1,102 @@
+"""The logs of runs, as they are and as they grow, and waiting for runs that a cluster has."""
+
+import sys
+import time
+from pathlib import Path
+
+from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.launch import queue
+from hpcvision.launch.cluster import Record
+from hpcvision.launch.status import statuses
+from hpcvision.rundir import RunDir
+
+POLL_SECONDS = 2.0
+ASK_SECONDS = 10.0  # between questions to Slurm, which all users of a cluster share
+
+
+class Tail:
+    """Prints what is new in a file that may not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.position = path, 0
+
+    def last(self, lines: int) -> None:
+        """Print the last lines that are there now."""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            self.position = len(content)
+            sys.stdout.write("".join(content.decode(errors="replace").splitlines(keepends=True)[-lines:]))
+            sys.stdout.flush()
+
+    def news(self) -> None:
+        """Print what was added since the last time."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self.position)
+                added = file.read()
+            self.position += len(added)
+            sys.stdout.write(added.decode(errors="replace"))
+            sys.stdout.flush()
+
+
+def log_of(rundir: RunDir) -> Path:
+    """The log of rank 0: of the Slurm job, else the newest that submitit's local executor wrote."""
+    record = Record.of(rundir)
+    if record:
+        # Later links of a chain write beside the first.
+        logs = [Path(record.log.replace(record.jobs[0], job)) for job in record.jobs]
+        written = [path for path in logs if path.exists()]
+        return written[-1] if written else logs[0]
+    logs = sorted(rundir.submissions.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        raise UserError(f"{rundir.folder.name} was not submitted: its log was the terminal where it was trained")
+    return logs[-1]
+
+
+def show_log(rundir: RunDir, *, lines: int, follow: bool) -> None:
+    """Print the end of a run's log, and with follow=True what comes, until the run has ended."""
+    tail = Tail(log_of(rundir))
+    tail.last(lines)
+    if not follow:
+        if not tail.path.exists():
+            raise UserError(f"{tail.path} is not there yet; the job has not started (see hpcvision status)")
+        return
+    wait_for([rundir], tail)
+
+
+def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
+    """Return when none of the runs is in the queue any more; shows the log of a single one meanwhile.
+
+    Raises TrainingStopped when one of them has not finished.
+    """
+    if not rundirs:
+        return
+    if tail is None and len(rundirs) == 1:
+        tail = Tail(log_of(rundirs[0]))
+    ids = [job for rundir in rundirs if (record := Record.of(rundir)) for job in record.jobs]
+    asked, said = 0.0, ""
+    try:
+        while True:
+            if tail:
+                tail.news()
+            if time.monotonic() - asked >= ASK_SECONDS or all(rundir.is_finished for rundir in rundirs):
+                asked = time.monotonic()
+                living = {name: job for name, job in queue.in_queue(ids).items() if job.lives}
+                now = ", ".join(f"{name} {job.state}" for name, job in list(living.items())[:3])
+                if now != said and now:
+                    print(f"{len(living)} job(s) in the queue: {now}", flush=True)
+                said = now
+                if not living:
+                    break
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        print("\nthe jobs go on; see hpcvision status")
+        sys.exit(130)
+    if tail:
+        tail.path = log_of(rundirs[0])
+        tail.news()
+    bad = [rundir for rundir in rundirs if not rundir.is_finished]
+    if bad:
+        (status,) = statuses(bad[0].folder.parent, bad[0].folder.name)
+        others = f"; {len(bad)} of {len(rundirs)} runs have not finished" if len(bad) > 1 else ""
+        raise TrainingStopped(f"{bad[0].folder.name}: {status.state}, {status.words}{others}")

@@ -1,0 +1,29 @@
+#!/bin/bash
+# Runs a command as the test cluster's user on its login node; without a command, a shell:
+#
+#   slurm/testcluster/login.sh hpcvision doctor --cluster testcluster
+#
+# As root it becomes that user; on behalf of the user, the checkout and its .venv are readable there.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+
+if [[ ${1:-} != --inside ]]; then
+    if [[ $EUID -ne 0 ]]; then
+        echo "login.sh: becoming $CLUSTER_USER takes root; use sudo $0" >&2
+        exit 1
+    fi
+    if [[ ! -e $CLUSTER_FOLDER/slurm.conf ]]; then
+        echo "login.sh: the test cluster is not running; start it with make slurm-up" >&2
+        exit 1
+    fi
+    exec unshare --mount --uts -- "$0" --inside "$@"
+fi
+shift
+folder=$PWD
+hostname login
+open_paths
+home=$CLUSTER_FOLDER/home
+cd "$folder" 2>/dev/null && runuser -u "$CLUSTER_USER" -- test -x "$folder" || cd "$home"
+exec setpriv --reuid "$CLUSTER_USER" --regid "$CLUSTER_USER" --init-groups -- env -u HISTFILE \
+    HOME="$home" USER="$CLUSTER_USER" LOGNAME="$CLUSTER_USER" SLURM_CONF="$CLUSTER_FOLDER/slurm.conf" \
+    PATH="$CHECKOUT/.venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" "${@:-bash}"

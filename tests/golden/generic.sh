@@ -1,0 +1,31 @@
+#!/bin/bash
+#SBATCH --cpus-per-task=2
+#SBATCH --gres=gpu:1
+#SBATCH --job-name=addnist_cnn-0123456789ab
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#SBATCH --requeue
+#SBATCH --signal=USR2@60
+#SBATCH --time=60
+
+export OMP_NUM_THREADS=2 SRUN_CPUS_PER_TASK=2
+# The run stops itself in time for its end; older Slurm does not tell the end to the job, so ask.
+if [ -z "$SLURM_JOB_END_TIME" ] && end=$(squeue -h -j "$SLURM_JOB_ID" -o %e) && end=$(date -d "$end" +%s)
+then export SLURM_JOB_END_TIME="$end"
+fi
+# Rank 0 makes this file when the run has stopped before its last step.
+export HPCVISION_AGAIN="$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+
+srun --cpus-per-task=2 --kill-on-bad-exit=1 --wait=60 python -m hpcvision train addnist_cnn --runs /shared/runs
+
+code=$?
+# 143: ended by SIGTERM before it could listen, as a preempted job may be.
+if [ -e "$HPCVISION_AGAIN" ] || [ "$code" = 143 ]
+then rm -f "$HPCVISION_AGAIN"
+    if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]  # not when it was cancelled
+    then scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    fi
+fi
+exit $code

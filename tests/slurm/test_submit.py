@@ -1,0 +1,181 @@
+"""`hpcvision submit` on a real two-host Slurm: what it refuses, what it asks for, and what comes of it."""
+
+import json
+import re
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcvision.rundir import RunDir
+
+pytestmark = pytest.mark.slurm
+
+PLACE = ["--cluster", "testcluster"]
+
+
+def losses(run):
+    with h5py.File(run.results) as file:
+        return file["train/loss"][()]
+
+
+def test_two_nodes_with_two_tasks_each_train_one_run_with_the_losses_of_a_single_process(cluster):
+    job = cluster.submit("plain.py", "--nodes", 2, "--processes", 2)
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    shared = cluster.only_run()
+    with h5py.File(shared.results) as file:
+        assert file["ledger/world_size"][()].tolist() == [4]
+        assert file.attrs["finished"]
+    assert set(re.findall(r"hostname=(node\d)", cluster.logs())) == {"node0", "node1"}
+    cluster.hpcvision("train", "plain.py", "--processes", 1, "--runs", "alone")
+    (alone,) = (cluster.home / "alone").glob("*/results.h5")
+    np.testing.assert_allclose(losses(shared), losses(RunDir(alone.parent)), rtol=1e-4)
+
+
+def test_a_run_is_found_by_status_while_it_waits_while_it_runs_and_when_it_is_finished(cluster):
+    blocker = cluster.run(
+        "sbatch", "--parsable", "-A", "students", "-p", "gpu", "-N2", "--exclusive", "--wrap=sleep 60"
+    )
+    job = cluster.submit("plain.py", "train.steps=10000")
+    assert " waiting " in (waiting := cluster.hpcvision("status", "plain").stdout), waiting
+    cluster.run("scancel", blocker.stdout.strip())
+    cluster.until(lambda: " running " in cluster.hpcvision("status").stdout, "the run to run")
+    cluster.until(lambda: re.search(r"on node\d: loss \d", cluster.hpcvision("status").stdout), "its first numbers")
+    assert "images/s" in cluster.hpcvision("logs", "plain", "-n", 5).stdout + cluster.logs()
+    cancelled = cluster.hpcvision("cancel", "plain").stdout
+    assert cancelled == f"cancelled 1 job(s): {job}\n"
+    assert cluster.wait(job) == "CANCELLED"
+    cluster.until(lambda: " stopped " in cluster.hpcvision("status").stdout, "the word that it was stopped")
+    assert "it was cancelled; hpcvision resume goes on from step" in cluster.hpcvision("status").stdout
+
+
+def test_a_stopped_run_is_submitted_again_by_resume_and_goes_on(cluster):
+    job = cluster.submit("plain.py", "train.steps=3000")
+    cluster.until(lambda: cluster.reached(10), "the first steps")
+    cluster.hpcvision("cancel", "all")
+    assert cluster.wait(job) == "CANCELLED"
+    said = cluster.hpcvision("resume", "plain").stdout
+    again = re.findall(r" as job (\d+) on", said)[0]
+    assert cluster.wait(again) == "COMPLETED", cluster.logs()
+    assert cluster.only_run().is_finished
+    assert "going on from step" in cluster.logs()
+
+
+def test_the_same_run_is_not_submitted_twice(cluster):
+    job = cluster.submit("plain.py", "train.steps=10000")
+    said = cluster.hpcvision("submit", "plain.py", "train.steps=10000", *PLACE).stdout
+    assert f"is in the queue already as job {job}" in said
+    assert len(cluster.run("squeue", "-h", "--me").stdout.splitlines()) == 1
+
+
+def test_a_dry_run_shows_the_exact_script_and_when_slurm_would_start_it_and_submits_nothing(cluster):
+    shown = cluster.hpcvision("submit", "plain.py", *PLACE, "--dry-run").stdout
+    assert re.search(r"^# Job \d+ to start at 20", shown, re.MULTILINE)
+    assert cluster.run("squeue", "-h", "--me").stdout == ""
+    assert cluster.runs() == []
+    job = cluster.submit("plain.py")
+    (script,) = (cluster.home / "runs").glob("*/submitted/*_submission.sh")
+    wanted, found = (re.sub(r"%j|\d+", "N", text) for text in (shown.partition("# Job")[0], script.read_text()))
+    assert wanted == found
+    cluster.run("scancel", job)
+
+
+def test_twelve_runs_are_two_arrays_where_a_cluster_takes_ten_at_a_time_and_all_finish(cluster):
+    said = cluster.hpcvision("submit", "plain.py", *PLACE, "--seeds", "0-11").stdout
+    arrays = re.findall(r"submitted (\d+) runs as job (\d+) on", said)
+    assert [count for count, _ in arrays] == ["10", "2"]
+    cluster.until(lambda: all(run.is_finished for run in cluster.runs()), "all runs")
+    assert_all_accounted_for(cluster, 12)
+
+
+def test_runs_that_share_a_job_start_python_once(cluster):
+    cluster.hpcvision("submit", "plain.py", *PLACE, "--seeds", "0-5", "--runs-per-job", 3)
+    cluster.until(lambda: len(cluster.runs()) == 6 and all(run.is_finished for run in cluster.runs()), "all runs")
+    assert_all_accounted_for(cluster, 6)
+    stays = {
+        event["job_id"] for run in cluster.runs() for event in map(json.loads, run.log.open()) if "job_id" in event
+    }
+    assert len(stays) == 2
+
+
+@pytest.mark.long
+def test_two_hundred_tiny_runs_in_one_call_are_all_trained_once(cluster):
+    began = time.monotonic()
+    said = cluster.hpcvision("submit", "plain.py", "train.steps=5", *PLACE, "--seeds", "0-199").stdout
+    assert time.monotonic() - began < 60
+    assert "7 runs in each job, as this cluster takes 30 jobs of one user" in said
+    cluster.until(lambda: sum(run.is_finished for run in cluster.runs()) == 200, "all runs", seconds=1200)
+    assert_all_accounted_for(cluster, 200)
+
+
+def assert_all_accounted_for(cluster, count):
+    """Every run has one stay that reached the last step, and a valid archive."""
+    assert len(cluster.runs()) == count
+    for run in cluster.runs():
+        with h5py.File(run.results) as file:
+            assert file.attrs["finished"]
+            assert len(file["ledger/reason"]) == 1
+
+
+def test_submitting_from_inside_a_job_takes_none_of_its_options(cluster):
+    inner = "hpcvision submit plain.py --cluster testcluster"
+    wrap = ["--account=students", "--partition=gpu", "--mem-per-cpu=777", "--cpus-per-task=2", "--output=outer.log"]
+    outer = cluster.run("sbatch", "--parsable", *wrap, f"--wrap={inner}").stdout.strip()
+    assert cluster.wait(outer) == "COMPLETED", cluster.logs()
+    job = re.findall(r" as job (\d+) on", (cluster.home / "outer.log").read_text())[0]
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    shown = cluster.run("scontrol", "show", "job", job).stdout
+    assert "MinMemoryCPU=1536M" in shown
+    assert "NumCPUs=1" in shown
+
+
+def test_a_failed_run_is_told_with_the_words_of_the_rank_that_failed(cluster):
+    job = cluster.submit("plain.py", "optim.learning_rate=1e18", "--processes", 2)
+    assert cluster.wait(job) == "FAILED"
+    status = cluster.hpcvision("status").stdout
+    assert " failed " in status
+    assert "not finite at step" in status
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["--cluster", "nowhere"], "there is no cluster profile 'nowhere'; choose one of"),
+        ([*PLACE, "--minutes", 1441], "--minutes=1441 is above the 1440 of partition gpu; give fewer"),
+        ([*PLACE, "--nodes", 3], "--nodes=3 is above the 2 of partition gpu; give fewer"),
+        (
+            [*PLACE, "--gpus-per-node", 3],
+            "3 GPUs a node cannot be had in partition gpu, whose nodes have 2 of type tesla",
+        ),
+        ([*PLACE, "--runs", "/tmp/mine"], "the nodes cannot see /tmp/mine, as every machine has its own /tmp; choose"),
+        ([*PLACE, "data.source=addnist"], "hpcvision data fetch addnist"),
+        ([*PLACE, "model.width=3"], "the cap for task.kind=classify is below 100,000"),
+        ([*PLACE, "--seeds", "4-2"], "--seeds='4-2': write numbers and ranges with commas"),
+        ([*PLACE, "--processes", 3], "train.global_batch_size=16 "),
+        ([*PLACE, "--processes", 2, "--seeds", "0-99"], "needs runs of one process, these have 2"),
+    ],
+)
+def test_what_can_be_known_to_fail_is_one_line_before_the_queue(cluster, words, complaint):
+    line = cluster.refusal("submit", "plain.py", *words)
+    assert complaint in line
+    assert cluster.run("squeue", "-h", "--me").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ('partition = "nope"', "there is no partition 'nope' on this cluster; choose one of test, gpu, high"),
+        ('account = "nobody"', "you have no account 'nobody' here; yours are guests, students"),
+        ('account = "students"\nqos = "golden"', "qos 'golden' is not allowed here; yours are long, normal"),
+    ],
+)
+def test_a_profile_that_the_cluster_would_refuse_is_one_line_before_the_queue(cluster, line, complaint):
+    (cluster.home / "mine.toml").write_text(f"{line}\n")
+    assert complaint in cluster.refusal("submit", "plain.py", "--cluster", "mine.toml")
+    assert cluster.run("squeue", "-h", "--me").stdout == ""
+
+
+def test_a_job_that_slurm_itself_refuses_is_one_line(cluster):
+    (cluster.home / "mine.toml").write_text('account = "guests"\npartition = "gpu"\n')
+    assert "Slurm refuses the job: " in cluster.refusal("submit", "plain.py", "--cluster", "mine.toml")

@@ -1,0 +1,177 @@
+"""What a queue does to a run: time limits, preemption, kills, lost nodes; the weights come out bit for bit the same."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import FOLDER, administer, start_cluster
+
+pytestmark = pytest.mark.slurm
+
+PLACE = ["--cluster", "testcluster"]
+# So many steps of 5 ms that a stay of 45 s does not do them.
+LONG = ["plain.py", "train.steps=9000", "train.global_batch_size=32", "cadence.checkpoint_every=1000"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(running_cluster, tmp_path_factory):
+    """What LONG ends in when nobody disturbs it: its losses and weights."""
+    del running_cluster
+    from conftest import JOB, ROOT
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "plain.py").write_text(JOB)
+    command = [ROOT / ".venv/bin/hpcvision", "train", *LONG, "--processes", "1", "--runs", "runs"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (path,) = folder.glob("runs/*/results.h5")
+    return exact_content(path)
+
+
+def exact_content(path):
+    """All weights, and the losses of the curve, as bytes."""
+    content = {}
+    with h5py.File(path) as file:
+
+        def take(name, item):
+            if isinstance(item, h5py.Dataset) and (name.startswith("weights/") or name == "train/loss"):
+                content[name] = item[()].tobytes()
+
+        file.visititems(take)
+    assert content
+    return content
+
+
+def assert_finished_exactly(cluster, undisturbed):
+    run = cluster.only_run()
+    assert run.is_finished, cluster.logs()
+    assert exact_content(run.results) == undisturbed
+
+
+def reasons(run):
+    """Why each stay ended."""
+    with h5py.File(run.results) as file:
+        return file["ledger/reason"].asstr()[()].tolist()
+
+
+def processes_on(node):
+    """Numbers of the ranks on a host, as the machine counts them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            settings = dict(
+                word.split(b"=", 1) for word in (path / "environ").read_bytes().split(b"\0") if b"=" in word
+            )
+        except OSError:
+            continue
+        is_python = words[0].endswith(b"python")  # srun has the same words after it
+        if is_python and b"submitit.core._submit" in words and settings.get(b"SLURMD_NODENAME") == node.encode():
+            found.append((int(settings.get(b"SLURM_PROCID", b"-1")), int(path.name)))
+    return [pid for rank, pid in sorted(found) if rank >= 0]
+
+
+def test_a_run_longer_than_its_time_limit_queues_itself_again_and_ends_with_the_exact_weights(cluster, undisturbed):
+    (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
+    cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml")
+    cluster.until(lambda: cluster.only_run().is_finished, "the end of the run")
+    assert_finished_exactly(cluster, undisturbed)
+    assert reasons(cluster.only_run())[0] in ("deadline", "SIGUSR2")
+    assert cluster.starts() >= 2
+
+
+def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends_at_once(cluster, undisturbed):
+    (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
+    cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml", "--chain", 4)
+    cluster.until(lambda: cluster.run("squeue", "-h", "--me").stdout == "", "the end of the chain")
+    assert_finished_exactly(cluster, undisturbed)
+    with h5py.File(cluster.only_run().results) as file:
+        stays = file["ledger/job_id"].asstr()[()].tolist()
+    assert 2 <= len(stays) == len(set(stays)) < 4
+
+
+def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster, undisturbed):
+    job = cluster.submit(*LONG)
+    urgent = ["-A", "students", "-p", "high", "-N2", "--exclusive", "--time=1", "--wrap=sleep 1", "--output=/dev/null"]
+    for stay in range(1, 6):
+        cluster.until(lambda stay=stay: cluster.starts() == stay, f"stay {stay}")
+        time.sleep(2)
+        other = cluster.run("sbatch", "--parsable", *urgent).stdout.strip()
+        assert cluster.wait(other) == "COMPLETED"
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    assert_finished_exactly(cluster, undisturbed)
+    assert cluster.starts() == 6
+
+
+def test_a_killed_rank_ends_all_of_them_within_a_minute_and_status_names_it(cluster):
+    job = cluster.submit(*LONG, "--nodes", 2)
+    cluster.until(lambda: cluster.reached(10), "the first steps")
+    (victim,) = processes_on("node1")
+    os.kill(victim, signal.SIGKILL)
+    assert cluster.wait(job, seconds=60) == "FAILED"
+    status = cluster.hpcvision("status").stdout
+    assert " failed " in status
+    assert "rank 1" in status
+    again = cluster.hpcvision("resume", "all").stdout
+    assert "submitted" in again
+
+
+@pytest.fixture
+def both_nodes():
+    """Both hosts are up again when the test is over."""
+    yield
+    for node in ("node0", "node1"):
+        administer("ip", "link", "set", f"hv-{node}", "up")
+    start_cluster()
+
+
+@pytest.mark.usefixtures("both_nodes")
+def test_a_run_whose_node_is_set_down_goes_on_elsewhere_and_ends_with_the_exact_weights(cluster, undisturbed):
+    job = cluster.submit(*LONG)
+    cluster.until(lambda: cluster.reached(1000), "the first checkpoint")
+    node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
+    administer("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    assert_finished_exactly(cluster, undisturbed)
+    assert cluster.starts() == 2
+
+
+@pytest.mark.usefixtures("both_nodes")
+def test_a_run_whose_node_is_cut_off_goes_on_elsewhere_and_ends_with_the_exact_weights(cluster, undisturbed):
+    job = cluster.submit(*LONG)
+    cluster.until(lambda: cluster.reached(1000), "the first checkpoint")
+    node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
+    administer("ip", "link", "set", f"hv-{node}", "down")
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    assert_finished_exactly(cluster, undisturbed)
+    assert cluster.starts() == 2
+
+
+def test_nothing_is_lost_when_the_controller_of_slurm_is_restarted_in_mid_run(cluster, undisturbed):
+    job = cluster.submit(*LONG)
+    cluster.until(lambda: cluster.reached(10), "the first steps")
+    pid = int((FOLDER / "slurmctld.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    cluster.until(lambda: not Path(f"/proc/{pid}").exists(), "the end of slurmctld")
+    time.sleep(3)
+    start_cluster()
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    assert_finished_exactly(cluster, undisturbed)
+    assert cluster.starts() == 1
+
+
+def test_a_run_that_hears_no_signal_stops_itself_in_time_and_ends_with_the_exact_weights(cluster, undisturbed):
+    deaf = cluster.home / "deaf-python"
+    deaf.write_text("#!/bin/bash\ntrap '' USR1 USR2 TERM INT HUP CONT\nexec python \"$@\"\n")
+    deaf.chmod(0o755)
+    (cluster.home / "minute.toml").write_text(
+        f'account = "students"\npartition = "test"\ntime_limit_minutes = 1\npython = "\'{deaf}\'"\n'
+    )
+    cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml")
+    cluster.until(lambda: cluster.only_run().is_finished, "the end of the run")
+    assert_finished_exactly(cluster, undisturbed)
+    assert "deadline" in reasons(cluster.only_run())
+    assert "killed" not in reasons(cluster.only_run())

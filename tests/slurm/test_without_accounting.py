@@ -1,0 +1,44 @@
+"""A site that keeps no accounts: sacct and sacctmgr fail, and every command is still right."""
+
+import re
+
+import pytest
+from conftest import start_cluster
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_accounting(running_cluster):
+    del running_cluster
+    start_cluster("--no-accounting")
+    yield
+    start_cluster()
+
+
+def test_submit_status_logs_cancel_and_resume_work_without_accounting(cluster):
+    assert cluster.run("sacct", check=False).returncode != 0
+    job = cluster.submit("plain.py", "train.steps=3000")
+    cluster.until(lambda: " running " in cluster.hpcvision("status").stdout, "the run to run")
+    cluster.until(lambda: cluster.reached(10), "the first steps")
+    assert "plain-" in cluster.hpcvision("logs", "plain", "-n", 100).stdout
+    cluster.hpcvision("cancel", "all")
+    assert cluster.wait(job) == "CANCELLED"
+    assert "it was cancelled; hpcvision resume goes on from step" in cluster.hpcvision("status").stdout
+    again = re.findall(r" as job (\d+) on", cluster.hpcvision("resume", "all").stdout)[0]
+    assert cluster.wait(again) == "COMPLETED", cluster.logs()
+    assert " finished " in cluster.hpcvision("status").stdout
+
+
+def test_a_failed_run_and_a_refused_one_are_told_without_accounting(cluster):
+    job = cluster.submit("plain.py", "optim.learning_rate=1e18")
+    assert cluster.wait(job) == "FAILED"
+    assert "not finite at step" in cluster.hpcvision("status").stdout
+    complaint = "--nodes=3 is above the 2 of partition gpu"
+    assert complaint in cluster.refusal("submit", "plain.py", "--cluster", "testcluster", "--nodes", 3)
+
+
+def test_doctor_only_warns_that_there_is_no_accounting(cluster):
+    said = cluster.hpcvision("doctor", "--cluster", "testcluster").stdout
+    assert re.search(r"WARN +accounting", said)
+    assert "FAIL" not in said

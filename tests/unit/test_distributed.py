@@ -1,0 +1,24 @@
+"""What the processes of a run find out about each other before they train."""
+
+import pytest
+from torch.distributed import HashStore
+
+from hpcvision.distributed import Place, check_own_gpus
+from hpcvision.errors import UserError
+
+
+def test_two_ranks_on_one_gpu_are_an_error_on_both_and_not_on_the_third():
+    store, places = HashStore(), [Place(rank=rank, world_size=3) for rank in range(3)]
+    gpus = ["node0 GPU-a", "node0 GPU-b", "node0 GPU-a"]
+    for rank, gpu in enumerate(gpus):
+        store.set(f"gpu-{rank}", gpu)
+    for rank in (0, 2):
+        with pytest.raises(UserError, match=r"ranks 0, 2 have one GPU \(node0 GPU-a\); ask for a GPU for each"):
+            check_own_gpus(store, places[rank], gpus[rank])
+    check_own_gpus(store, places[1], gpus[1])
+
+
+def test_the_same_number_of_a_gpu_on_two_nodes_is_not_the_same_gpu():
+    store = HashStore()
+    store.set("gpu-1", "node1 GPU-a")
+    check_own_gpus(store, Place(rank=0, world_size=2, node_count=2), "node0 GPU-a")

@@ -1,0 +1,160 @@
+"""What a run's folder and Slurm's word mean together; the words of Slurm here are written down, not a cluster's."""
+
+import json
+import time
+
+import pytest
+
+from hpcvision.config.catalogue import load_job
+from hpcvision.errors import UserError
+from hpcvision.launch import queue
+from hpcvision.launch.cluster import Record
+from hpcvision.launch.status import matching, status_of
+from hpcvision.rundir import Heartbeat, RunDir, open_run
+
+RECORD = Record("site", ["7"], "/log", "now", {})
+
+
+@pytest.fixture
+def run(tmp_path):
+    return open_run(load_job("addnist_cnn"), tmp_path / "runs")
+
+
+def beat(run, *, seconds_ago, step=500, job_id="slurm-7.0"):
+    Heartbeat(time.time() - seconds_ago, step, "loss 0.5", "node3", job_id).write(run)
+
+
+def job(state, **more):
+    return {"7": queue.Job(state, **more)}
+
+
+@pytest.mark.parametrize(
+    "reason, words",
+    [
+        ("Priority", "others go first"),
+        ("PartitionTimeLimit", "it asks for more time than the partition gives; cancel it and give fewer --minutes"),
+        ("SomethingNew", "SomethingNew"),
+        ("", "in the queue"),
+    ],
+)
+def test_why_a_job_waits_is_told_in_words_with_the_expected_start(run, reason, words):
+    found = status_of(run, RECORD, job("PENDING", reason=reason, start="2026-11-23T07:00:00"))
+    assert (found.state, found.words) == ("waiting", f"{words}; expected to start 2026-11-23 07:00:00")
+
+
+def test_a_running_job_without_a_heartbeat_is_starting(run):
+    assert status_of(run, RECORD, job("RUNNING", nodes="node3")).words == "starting on node3"
+
+
+def test_a_heartbeat_from_before_this_start_does_not_count(run):
+    beat(run, seconds_ago=3600)
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 60))
+    assert status_of(run, RECORD, job("RUNNING", nodes="node3", start=start)).words == "starting on node3"
+
+
+def test_a_running_job_shows_its_newest_numbers(run):
+    beat(run, seconds_ago=5)
+    found = status_of(run, RECORD, job("RUNNING", nodes="node3"))
+    assert (found.state, found.words, found.step) == ("running", "on node3: loss 0.5", 500)
+
+
+def test_a_job_that_slurm_calls_running_without_a_heartbeat_is_silent(run):
+    beat(run, seconds_ago=12 * 60 + 10)
+    found = status_of(run, RECORD, job("RUNNING", nodes="node3"))
+    assert found.state == "silent"
+    assert found.words.startswith("Slurm says RUNNING, no heartbeat for 12 minutes")
+
+
+@pytest.mark.parametrize(
+    "state, words",
+    [
+        ("OUT_OF_MEMORY", "it needed more memory than it asked for; raise memory_gb in the profile"),
+        ("TIMEOUT", "the time limit ended it before it could stop by itself"),
+        ("NODE_FAIL", "its node failed"),
+        ("PREEMPTED", "a more urgent job took its place"),
+        ("CANCELLED", "it was cancelled"),
+    ],
+)
+def test_why_a_job_ended_is_told_in_words_with_what_goes_on(run, state, words):
+    beat(run, seconds_ago=600)
+    found = status_of(run, RECORD, job(state))
+    assert (found.state, found.words) == ("stopped", f"{words}; hpcvision resume goes on from step 500")
+
+
+def test_a_failure_is_told_by_the_last_line_of_its_traceback_and_its_rank(run):
+    run.failure.write_text(
+        "rank 1: Traceback (most recent call last):\n  File ...\nZeroDivisionError: division by zero\n"
+    )
+    found = status_of(run, RECORD, job("FAILED"))
+    assert found.state == "failed"
+    assert found.words == "rank 1: ZeroDivisionError: division by zero (FAILED.txt has the traceback)"
+
+
+def test_a_run_of_this_machine_is_running_as_long_as_its_heart_beats(run):
+    beat(run, seconds_ago=5, job_id="local-1")
+    assert status_of(run, None, {}).state == "running"
+    beat(run, seconds_ago=600, job_id="local-1")
+    assert status_of(run, None, {}).state == "stopped"
+
+
+def test_a_run_whose_job_slurm_has_forgotten_is_stopped_and_not_running(run):
+    beat(run, seconds_ago=5)
+    assert status_of(run, RECORD, {}).state == "stopped"
+
+
+def test_a_finished_run_is_finished_whatever_slurm_says(run):
+    run.log.write_text(json.dumps({"event": "finished", "step": 10}) + "\n")
+    assert status_of(run, RECORD, job("FAILED")).state == "finished"
+
+
+def test_of_a_chain_the_link_that_runs_is_told(run):
+    record = Record("site", ["7", "8", "9"], "/log", "now", {})
+    beat(run, seconds_ago=5)
+    jobs = {"7": queue.Job("TIMEOUT"), "8": queue.Job("RUNNING", nodes="node4"), "9": queue.Job("PENDING")}
+    found = status_of(run, record, jobs)
+    assert (found.job, found.state) == ("8", "running")
+
+
+def test_runs_are_found_by_a_part_of_their_name_a_pattern_or_the_whole(tmp_path):
+    for seed in (0, 1):
+        open_run(load_job("addnist_cnn").model_copy(update={"seed": seed}), tmp_path)
+    first, second = matching(tmp_path, None)
+    assert matching(tmp_path, "addnist") == [first, second]
+    assert matching(tmp_path, first.folder.name[-6:]) == [first]
+    assert matching(tmp_path, "addnist*" + second.folder.name[-4:]) == [second]
+    assert matching(tmp_path, str(first.folder)) == [first]
+    with pytest.raises(UserError, match=r"no run in .* has 'mobilenet' in its name"):
+        matching(tmp_path, "mobilenet")
+
+
+def test_what_slurm_has_set_for_the_job_that_we_are_in_is_left_out():
+    inside = {
+        "SLURM_CONF": "/x",
+        "SLURM_MEM_PER_CPU": "7",
+        "SBATCH_X": "1",
+        "SRUN_Y": "1",
+        "SUBMITIT_Z": "1",
+        "PATH": "p",
+    }
+    assert queue.outside(inside) == {"SLURM_CONF": "/x", "PATH": "p"}
+
+
+@pytest.mark.parametrize(
+    "words, minutes",
+    [("1-02:03:04", 1563 + 4 / 60), ("02:03:04", 123 + 4 / 60), ("03:30", 3.5), ("UNLIMITED", float("inf"))],
+)
+def test_slurm_s_times_are_read(words, minutes):
+    assert queue.minutes(words) == pytest.approx(minutes)
+
+
+def test_a_machine_without_slurm_is_told_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no squeue on this machine: no Slurm; go to the cluster's login node"):
+        queue.in_queue(["1"])
+
+
+def test_a_heartbeat_that_cannot_be_read_is_none(tmp_path):
+    rundir = RunDir(tmp_path)
+    assert Heartbeat.read(rundir) is None
+    rundir.heartbeat.write_text("{")
+    assert Heartbeat.read(rundir) is None
