@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -111,7 +110,7 @@ def submit_to_cluster(
     after = ":".join([*([after] if after else []), *waits]) or None
     if dry_run:
         text = slurm.script_of(slurm.executor_for(name, folder, profile, place, after))
-        print(text, end="")
+        print(text)
         print(f"# {queue.test_only(text)}")
         print(f"# {len(chosen)} run(s) in {len(groups)} job(s); nothing was submitted")
         return []
@@ -207,7 +206,6 @@ def print_script(
     """A batch script for `sbatch` that trains the job without submitit."""
     config.train.local_batch_size(place.world_size)
     words = [profile.python or "python", "-m", "hpcvision", "train", job, *overrides, "--runs", str(runs)]
-    print(f"# hpcvision train {shlex.join([job, *overrides])}: sbatch this file; the same again goes on with the run.")
     print(script(config.folder_name, profile, place, words, log="%x-%j.log"), end="")
 
 

@@ -1,5 +1,7 @@
 """Submission to Slurm through submitit: jobs, arrays, chains, and all that can be refused before the queue."""
 
+import contextlib
+import io
 import os
 import shlex
 import time
@@ -46,6 +48,7 @@ class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
         if len(delayed_submissions) == 1:
             alone: list[submitit.Job[Any]] = super()._internal_process_submissions(delayed_submissions)
             return alone
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.parameters["map_count"] = len(delayed_submissions)
         try:
             first: submitit.Job[Any] = self._submit_command(self._submitit_command_str)
@@ -112,17 +115,19 @@ def submit(executor: Executor, groups: Sequence[Sequence[RunDir]], place: Placem
         for group in groups
     ]
     try:
-        jobs = executor._internal_process_submissions(calls)
+        with contextlib.redirect_stderr(io.StringIO()) as said:  # what sbatch says, which submitit passes on
+            jobs = executor._internal_process_submissions(calls)
     except (FailedJobError, FailedSubmissionError) as error:
-        said = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
-        raise UserError(f"Slurm refuses the job: {said[-1].partition('error: ')[2] or said[-1]}") from None
+        lines = (said.getvalue() or str(error)).strip().splitlines()
+        words = "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines)
+        raise UserError(f"Slurm refuses the job: {words}") from None
     return [
         Submitted(job.job_id, Path(job.paths.stdout), tuple(group)) for job, group in zip(jobs, groups, strict=True)
     ]
 
 
 def check_place(profile: Profile, place: Placement) -> None:
-    """Raise UserError for what the cluster's partition cannot give: no such partition, too long, too many GPUs."""
+    """Raise UserError for what the partition cannot give: not there, closed to the account, too long, too many GPUs."""
     known = queue.partitions()
     name = profile.partition
     if name is None:
@@ -132,6 +137,10 @@ def check_place(profile: Profile, place: Placement) -> None:
     limit = queue.minutes(known[name].get("MaxTime", "UNLIMITED"))
     if place.minutes > limit:
         raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of partition {name}; give fewer")
+    allowed = known[name].get("AllowAccounts", "ALL")
+    if allowed != "ALL" and profile.account not in allowed.split(","):
+        yours = f"account {profile.account!r}" if profile.account else "a job that names no account"
+        raise UserError(f"partition {name} does not take {yours}; set account to one of {allowed} in the profile")
     nodes = int(known[name].get("TotalNodes", "0"))
     if place.nodes > nodes:
         raise UserError(f"--nodes={place.nodes} is above the {nodes} of partition {name}; give fewer")

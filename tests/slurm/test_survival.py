@@ -4,31 +4,36 @@ import os
 import signal
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 
 import h5py
 import pytest
-from conftest import FOLDER, administer, start_cluster
+from conftest import FOLDER, JOB, ROOT, administer, start_cluster
 
 pytestmark = pytest.mark.slurm
 
 PLACE = ["--cluster", "testcluster"]
-# So many steps of 5 ms that a stay of 45 s does not do them.
-LONG = ["plain.py", "train.steps=9000", "train.global_batch_size=32", "cadence.checkpoint_every=1000"]
+# About 20 s of steps, and more than a stay of 45 s holds.
+SHORT = ["plain.py", "train.steps=4000", "train.global_batch_size=32", "cadence.checkpoint_every=500"]
+LONG = ["plain.py", "train.steps=8000", "train.global_batch_size=96", "cadence.checkpoint_every=1000"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(running_cluster, tmp_path_factory):
-    """What LONG ends in when nobody disturbs it: its losses and weights."""
+    """A function that gives what a run ends in when nobody disturbs it: its losses and weights."""
     del running_cluster
-    from conftest import JOB, ROOT
-
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "plain.py").write_text(JOB)
-    command = [ROOT / ".venv/bin/hpcvision", "train", *LONG, "--processes", "1", "--runs", "runs"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    (path,) = folder.glob("runs/*/results.h5")
-    return exact_content(path)
+
+    @cache
+    def content(*words):
+        command = [ROOT / ".venv/bin/hpcvision", "train", *words, "--processes", "1", "--runs", words[1]]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        (path,) = (folder / words[1]).glob("*/results.h5")
+        return exact_content(path)
+
+    return content
 
 
 def exact_content(path):
@@ -45,10 +50,10 @@ def exact_content(path):
     return content
 
 
-def assert_finished_exactly(cluster, undisturbed):
+def assert_finished_exactly(cluster, expected):
     run = cluster.only_run()
     assert run.is_finished, cluster.logs()
-    assert exact_content(run.results) == undisturbed
+    assert exact_content(run.results) == expected
 
 
 def reasons(run):
@@ -78,7 +83,7 @@ def test_a_run_longer_than_its_time_limit_queues_itself_again_and_ends_with_the_
     (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
     cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml")
     cluster.until(lambda: cluster.only_run().is_finished, "the end of the run")
-    assert_finished_exactly(cluster, undisturbed)
+    assert_finished_exactly(cluster, undisturbed(*LONG))
     assert reasons(cluster.only_run())[0] in ("deadline", "SIGUSR2")
     assert cluster.starts() >= 2
 
@@ -87,7 +92,7 @@ def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends
     (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
     cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml", "--chain", 4)
     cluster.until(lambda: cluster.run("squeue", "-h", "--me").stdout == "", "the end of the chain")
-    assert_finished_exactly(cluster, undisturbed)
+    assert_finished_exactly(cluster, undisturbed(*LONG))
     with h5py.File(cluster.only_run().results) as file:
         stays = file["ledger/job_id"].asstr()[()].tolist()
     assert 2 <= len(stays) == len(set(stays)) < 4
@@ -102,12 +107,12 @@ def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster,
         other = cluster.run("sbatch", "--parsable", *urgent).stdout.strip()
         assert cluster.wait(other) == "COMPLETED"
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed)
+    assert_finished_exactly(cluster, undisturbed(*LONG))
     assert cluster.starts() == 6
 
 
 def test_a_killed_rank_ends_all_of_them_within_a_minute_and_status_names_it(cluster):
-    job = cluster.submit(*LONG, "--nodes", 2)
+    job = cluster.submit(*SHORT, "--nodes", 2)
     cluster.until(lambda: cluster.reached(10), "the first steps")
     (victim,) = processes_on("node1")
     os.kill(victim, signal.SIGKILL)
@@ -130,28 +135,28 @@ def both_nodes():
 
 @pytest.mark.usefixtures("both_nodes")
 def test_a_run_whose_node_is_set_down_goes_on_elsewhere_and_ends_with_the_exact_weights(cluster, undisturbed):
-    job = cluster.submit(*LONG)
+    job = cluster.submit(*SHORT)
     cluster.until(lambda: cluster.reached(1000), "the first checkpoint")
     node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     administer("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed)
+    assert_finished_exactly(cluster, undisturbed(*SHORT))
     assert cluster.starts() == 2
 
 
 @pytest.mark.usefixtures("both_nodes")
 def test_a_run_whose_node_is_cut_off_goes_on_elsewhere_and_ends_with_the_exact_weights(cluster, undisturbed):
-    job = cluster.submit(*LONG)
+    job = cluster.submit(*SHORT)
     cluster.until(lambda: cluster.reached(1000), "the first checkpoint")
     node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     administer("ip", "link", "set", f"hv-{node}", "down")
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed)
+    assert_finished_exactly(cluster, undisturbed(*SHORT))
     assert cluster.starts() == 2
 
 
 def test_nothing_is_lost_when_the_controller_of_slurm_is_restarted_in_mid_run(cluster, undisturbed):
-    job = cluster.submit(*LONG)
+    job = cluster.submit(*SHORT)
     cluster.until(lambda: cluster.reached(10), "the first steps")
     pid = int((FOLDER / "slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
@@ -159,7 +164,7 @@ def test_nothing_is_lost_when_the_controller_of_slurm_is_restarted_in_mid_run(cl
     time.sleep(3)
     start_cluster()
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed)
+    assert_finished_exactly(cluster, undisturbed(*SHORT))
     assert cluster.starts() == 1
 
 
@@ -172,6 +177,6 @@ def test_a_run_that_hears_no_signal_stops_itself_in_time_and_ends_with_the_exact
     )
     cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml")
     cluster.until(lambda: cluster.only_run().is_finished, "the end of the run")
-    assert_finished_exactly(cluster, undisturbed)
+    assert_finished_exactly(cluster, undisturbed(*LONG))
     assert "deadline" in reasons(cluster.only_run())
     assert "killed" not in reasons(cluster.only_run())

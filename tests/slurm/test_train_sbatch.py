@@ -31,7 +31,7 @@ def test_a_failing_job_under_sbatch_ends_with_a_non_zero_code_and_one_line(clust
 
 
 def test_a_run_under_train_sbatch_queues_itself_again_before_its_time_limit_and_finishes(cluster):
-    words = ["plain.py", "train.steps=10000", "cadence.checkpoint_every=10000"]
+    words = ["plain.py", "train.steps=10000", "train.global_batch_size=128", "cadence.checkpoint_every=10000"]
     job = sbatch(cluster, "--partition=test", "--time=1", ROOT / "slurm/train.sbatch", *words)
     cluster.until(lambda: "(deadline)" in cluster.logs(), "the run to stop itself")
     cluster.until(lambda: cluster.starts() == 2, "the second stay")
