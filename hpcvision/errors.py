@@ -11,6 +11,10 @@ class CapExceeded(UserError):
     """A model or a step budget above the hard cap of its track."""
 
 
+class FolderInUse(UserError):
+    """Another process trains in the run's folder."""
+
+
 class TrainingStopped(UserError):
     """A run that cannot go on (a non-finite loss, a rank that never came); its last good checkpoint is intact."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcvision.config import RunConfig
-from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.errors import FolderInUse, TrainingStopped, UserError
 from hpcvision.launch.batch import leave_seconds
 from hpcvision.rundir import RunDir, cannot_write, open_run, read_journal
 from hpcvision.stopping import StopRequest, end_process
@@ -55,6 +55,9 @@ class TrainJob:
                     break
                 try:
                     outcome = run_rank(RunDir(Path(folder)), stop, read_test=self.read_test)
+                except FolderInUse:
+                    leave_word()  # a node that Slurm has lost may still train: queue again until it has ended
+                    raise
                 except Exception as failure:
                     if not self.further:
                         raise
@@ -111,6 +114,8 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
             distributed.stop()
             if rank.is_main:
                 rundir.failure.unlink(missing_ok=True)
+    except FolderInUse:
+        raise  # FAILED.txt would be taken for the other process's
     except Exception as error:
         was_first = leave_trace(rundir, place.rank, error)
         if place.world_size == 1:  # with others, leaving the group would wait for a rank that may be gone
@@ -203,7 +208,7 @@ def only_one(rundir: RunDir) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise FolderInUse(
                 f"another process is training in {rundir.folder}; wait for it, or stop it with Ctrl-C or kill -TERM"
             ) from None
         except OSError:

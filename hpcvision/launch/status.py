@@ -1,6 +1,7 @@
 """How runs are doing: what their folders say, what Slurm says, and what the two mean together, in words."""
 
 import fnmatch
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job])
     present = [pair for pair in living if pair[1].state != "PENDING"] or living or known[-1:]
     name, job = present[0] if present else ("", None)
     state, words = explained(rundir, job, age, heartbeat, step)
+    if state == "failed" and record and (culprit := killed_rank(Path(record.log))):
+        words = f"{culprit}; hpcvision resume goes on from step {step:,}"
     return Status(rundir, state, words, step, steps, name)
 
 
@@ -133,6 +136,18 @@ def explained(
     if step:
         return "stopped", f"hpcvision resume goes on from step {step:,}"
     return "new", "no step yet" if job is None else f"Slurm says {job.state}"
+
+
+def killed_rank(log: Path) -> str:
+    """Which rank a signal ended first in the last stay, as srun says it; nothing when it was none.
+
+    That rank could write nothing itself, and what the others wrote is only that they have lost it.
+    """
+    if not log.exists():
+        return ""
+    stay = log.read_text(errors="replace").rpartition("Starting with JobEnvironment")[2]
+    found = re.search(r"srun: error: (\S+): tasks? (\S+): (?!Exited)(.+)", stay)
+    return f"rank {found[2]} on {found[1]} was ended by the system or by hand ({found[3].strip()})" if found else ""
 
 
 def is_of_this_stay(heartbeat: Heartbeat, job: queue.Job) -> bool:

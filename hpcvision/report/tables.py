@@ -147,16 +147,16 @@ def print_runs(folder: Path) -> None:
         else:
             state = ""
         if not rundir.results.exists():
-            rows.add_row(path.name, "", state, "", "", "")
+            rows.add_row(escape(path.name), "", state, "", "", "")
             continue
         try:
             summary = read_summary(rundir.results)
         except UserError as error:
-            rows.add_row(path.name, "", "unreadable", "", "", str(error))
+            rows.add_row(escape(path.name), "", "unreadable", "", "", escape(str(error)))
             continue
         state = state or ("finished" if summary.finished else "unfinished")
         cells = (f"{summary.parameters:,}", f"{summary.steps:,}")
-        rows.add_row(path.name, summary.data, state, *cells, score_in_brief(summary))
+        rows.add_row(escape(path.name), summary.data, state, *cells, score_in_brief(summary))
     console().print(rows)
 
 
@@ -233,5 +233,5 @@ def print_statuses(statuses: list["Status"]) -> None:
     rows = table("run", "state", "step", "job", "", numbers=("step",))
     for status in statuses:
         steps = f"{status.step:,}/{status.steps:,}"
-        rows.add_row(status.rundir.folder.name, status.state, steps, status.job, status.words)
+        rows.add_row(escape(status.rundir.folder.name), status.state, steps, status.job, escape(status.words))
     console().print(rows)

@@ -3,7 +3,7 @@
 #
 #   slurm/testcluster/login.sh hpcvision doctor --cluster testcluster
 #
-# As root it becomes that user; on behalf of the user, the checkout and its .venv are readable there.
+# It runs in the user's home, or where it is called from below that. Becoming the user takes root.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
@@ -23,7 +23,7 @@ folder=$PWD
 hostname login
 open_paths
 home=$CLUSTER_FOLDER/home
-cd "$folder" 2>/dev/null && runuser -u "$CLUSTER_USER" -- test -x "$folder" || cd "$home"
+[[ $folder == "$CLUSTER_FOLDER"/* ]] || cd "$home"
 exec setpriv --reuid "$CLUSTER_USER" --regid "$CLUSTER_USER" --init-groups -- env -u HISTFILE \
     HOME="$home" USER="$CLUSTER_USER" LOGNAME="$CLUSTER_USER" SLURM_CONF="$CLUSTER_FOLDER/slurm.conf" \
     PATH="$CHECKOUT/.venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" "${@:-bash}"

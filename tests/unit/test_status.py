@@ -10,6 +10,7 @@ from hpcvision.errors import UserError
 from hpcvision.launch import queue
 from hpcvision.launch.cluster import Record
 from hpcvision.launch.status import matching, status_of
+from hpcvision.report.tables import print_statuses
 from hpcvision.rundir import Heartbeat, RunDir, open_run
 
 RECORD = Record("site", ["7"], "/log", "now", {})
@@ -88,6 +89,26 @@ def test_a_failure_is_told_by_the_last_line_of_its_traceback_and_its_rank(run):
     found = status_of(run, RECORD, job("FAILED"))
     assert found.state == "failed"
     assert found.words == "rank 1: ZeroDivisionError: division by zero (FAILED.txt has the traceback)"
+
+
+def test_a_rank_that_a_signal_ended_is_named_and_not_the_one_that_lost_it(run, tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "submitit INFO - Starting with JobEnvironment(...)\nsrun: error: node0: task 0: Killed\n"
+        "submitit INFO - Starting with JobEnvironment(...)\nsrun: error: node1: task 3: Killed\n"
+        "srun: error: node0: task 0: Exited with exit code 1\nsrun: error: node0: task 1: Terminated\n"
+    )
+    run.failure.write_text("rank 0: Traceback (most recent call last):\nRuntimeError: Connection reset by peer\n")
+    found = status_of(run, Record("site", ["7"], str(log), "now", {}), job("FAILED"))
+    assert found.words.startswith(
+        "rank 3 on node1 was ended by the system or by hand (Killed); hpcvision resume goes on"
+    )
+
+
+def test_words_with_brackets_are_shown_as_they_are(run, capsys):
+    run.failure.write_text("rank 0: RuntimeError: [/__w/gloo/pair.cc:545] Read error [10.77.0.12]:38628\n")
+    print_statuses([status_of(run, RECORD, job("FAILED"))])
+    assert "[/__w/gloo/pair.cc:545] Read error [10.77.0.12]:38628" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_of_this_machine_is_running_as_long_as_its_heart_beats(run):
