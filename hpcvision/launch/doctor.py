@@ -44,10 +44,15 @@ class Finding:
 def examine(profile: Profile, runs: Path) -> Iterator[Finding]:
     """All findings, as they come."""
     if profile.executor == "slurm":
-        yield from slurm(profile)
-        yield setup_lines(profile)
-        yield from graphics_cards(profile)
-        yield shared(runs, profile)
+        try:
+            queue.check_there("scontrol")
+        except UserError as error:
+            yield Finding("FAIL", "slurm", str(error))
+        else:
+            yield from slurm(profile)
+            yield setup_lines(profile)
+            yield from graphics_cards(profile)
+            yield shared(runs, profile)
     yield room(runs)
     yield from staged()
 
@@ -130,16 +135,17 @@ def graphics_cards(profile: Profile) -> Iterator[Finding]:
         yield Finding("FAIL", "gpus", f"the installed torch has no kernels for GPUs; {remedy}")
         return
     for kind in types or [""]:
-        known = [capability for name, capability in CAPABILITIES.items() if name in kind.lower().replace("_", "")]
-        if not known:
+        names = [name for name in CAPABILITIES if name in kind.lower().replace("_", "")]
+        capability = CAPABILITIES[max(names, key=len)] if names else 0  # a100 has a10 in it
+        if not capability:
             yield Finding(
                 "WARN", "gpus", f"{kind or 'the GPUs'}: of unknown kind; look with: srun --gres=gpu:1 nvidia-smi"
             )
-        elif not runs_on(max(known), built):
+        elif not runs_on(capability, built):
             yield Finding("FAIL", "gpus", f"{kind} has no kernels in this torch (oldest: {min(built)}); {remedy}")
         else:
-            native = "" if max(known) >= 80 else "; no native bf16: use train.precision=fp16 or fp32"
-            yield Finding("PASS", "gpus", f"{kind}: compute capability {max(known) / 10:g} is in this torch{native}")
+            native = "" if capability >= 80 else "; no native bf16: use train.precision=fp16 or fp32"
+            yield Finding("PASS", "gpus", f"{kind}: compute capability {capability / 10:g} is in this torch{native}")
 
 
 def kernels() -> list[int]:

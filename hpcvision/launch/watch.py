@@ -44,7 +44,8 @@ def log_of(rundir: RunDir) -> Path:
     record = Record.of(rundir)
     if record:
         # Later links of a chain write beside the first.
-        logs = [Path(record.log.replace(record.jobs[0], job)) for job in record.jobs]
+        first = Path(record.log)
+        logs = [first.with_name(first.name.replace(f"{record.jobs[0]}_", f"{job}_", 1)) for job in record.jobs]
         written = [path for path in logs if path.exists()]
         return written[-1] if written else logs[0]
     logs = sorted(rundir.submissions.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
@@ -79,6 +80,8 @@ def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
         while True:
             if tail:
                 tail.news()
+                if tail.path != (newest := log_of(rundirs[0])):  # the next link of a chain
+                    tail = Tail(newest)
             if time.monotonic() - asked >= ASK_SECONDS or all(rundir.is_finished for rundir in rundirs):
                 asked = time.monotonic()
                 living = {name: job for name, job in queue.in_queue(ids).items() if job.lives}
@@ -93,7 +96,6 @@ def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
         print("\nthe jobs go on; see hpcvision status")
         sys.exit(130)
     if tail:
-        tail.path = log_of(rundirs[0])
         tail.news()
     bad = [rundir for rundir in rundirs if not rundir.is_finished]
     if bad:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 
 import pytest
 
@@ -10,8 +11,9 @@ from hpcvision.errors import UserError
 from hpcvision.launch import queue
 from hpcvision.launch.cluster import Record
 from hpcvision.launch.status import matching, status_of
+from hpcvision.launch.watch import log_of
 from hpcvision.report.tables import print_statuses
-from hpcvision.rundir import Heartbeat, RunDir, open_run
+from hpcvision.rundir import Heartbeat, RunDir, open_run, write_json
 
 RECORD = Record("site", ["7"], "/log", "now", {})
 
@@ -134,6 +136,15 @@ def test_of_a_chain_the_link_that_runs_is_told(run):
     jobs = {"7": queue.Job("TIMEOUT"), "8": queue.Job("RUNNING", nodes="node4"), "9": queue.Job("PENDING")}
     found = status_of(run, record, jobs)
     assert (found.job, found.state) == ("8", "running")
+
+
+def test_the_log_of_a_chain_is_that_of_its_newest_link_that_has_written(run, tmp_path):
+    folder = tmp_path / "runs 12"
+    folder.mkdir()
+    write_json(run.job, asdict(Record("site", ["12", "13"], str(folder / "12_0_log.out"), "now", {})))
+    assert log_of(run) == folder / "12_0_log.out"
+    (folder / "13_0_log.out").touch()
+    assert log_of(run) == folder / "13_0_log.out"
 
 
 def test_runs_are_found_by_a_part_of_their_name_a_pattern_or_the_whole(tmp_path):

@@ -1,0 +1,65 @@
+"""`hpcvision init` and `hpcvision doctor` on a cluster that they have never seen."""
+
+import re
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slurm
+
+
+def test_init_writes_a_profile_that_doctor_finds_well_and_that_submits(cluster):
+    said = cluster.hpcvision("init", "--partition", "gpu", "-o", "here.toml").stdout
+    written = (cluster.home / "here.toml").read_text()
+    assert said.startswith(written)
+    for line in ('account = "students"', 'partition = "gpu"', "max_array_size = 10", "max_submitted_jobs = 30"):
+        assert re.search(f"^{re.escape(line)} ", written, re.MULTILINE), written
+    checked = cluster.hpcvision("doctor", "--cluster", "here.toml", check=False).stdout
+    # torch may have kernels or not; the cards of this cluster are files.
+    assert not re.search(r"^FAIL +(?!gpus)", checked, re.MULTILINE), checked
+    job = cluster.hpcvision("submit", "plain.py", "--cluster", "here.toml", "--gpus-per-node", 0).stdout
+    assert cluster.wait(re.findall(r" as job (\d+) on", job)[0]) == "COMPLETED"
+
+
+def test_init_does_not_overwrite_a_profile(cluster):
+    (cluster.home / "here.toml").write_text("mine")
+    assert "here.toml exists; remove it first" in cluster.refusal("init", "--partition", "gpu", "-o", "here.toml")
+    assert (cluster.home / "here.toml").read_text() == "mine"
+
+
+def test_doctor_needs_at_most_20_lines_and_20_seconds(cluster):
+    began = time.monotonic()
+    lines = cluster.hpcvision("doctor", "--cluster", "testcluster").stdout.splitlines()
+    assert time.monotonic() - began < 20
+    assert len(lines) <= 20
+    assert all(re.match(r"(PASS|WARN) +\w+ +\S", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "line, found",
+    [
+        ('partition = "nope"', r"FAIL +partition +there is no partition 'nope' on this cluster; choose one of test"),
+        ('partition = "gpu"\naccount = "nobody"', r"FAIL +account +you have no account 'nobody' here"),
+        (
+            'partition = "gpu"\nsetup = ["module load cuda"]',
+            r"FAIL +setup +.*module: command not found; mend the lines",
+        ),
+        (
+            'partition = "gpu"\nmax_array_size = 500',
+            r"FAIL +arrays +the cluster takes 10 tasks; set max_array_size = 10",
+        ),
+        ('partition = "gpu"\ntime_limit_minutes = 9999', r"FAIL +partition +--minutes=9999 is above the 1440"),
+    ],
+)
+def test_doctor_names_what_is_wrong_and_how_to_mend_it_and_ends_with_2(cluster, line, found):
+    account = "" if "account" in line else 'account = "students"\n'
+    (cluster.home / "mine.toml").write_text(account + line + "\n")
+    done = cluster.hpcvision("doctor", "--cluster", "mine.toml", check=False)
+    assert done.returncode == 2
+    assert re.search(found, done.stdout), done.stdout
+
+
+def test_doctor_fails_for_runs_in_a_folder_that_nodes_cannot_see(cluster):
+    done = cluster.hpcvision("doctor", "--cluster", "testcluster", "--runs", "/tmp/mine", check=False)
+    assert done.returncode == 2
+    assert re.search(r"FAIL +runs +the nodes cannot see /tmp/mine", done.stdout)
