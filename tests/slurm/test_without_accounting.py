@@ -34,8 +34,8 @@ def test_a_failed_run_and_a_refused_one_are_told_without_accounting(cluster):
     job = cluster.submit("plain.py", "optim.learning_rate=1e18")
     assert cluster.wait(job) == "FAILED"
     assert "not finite at step" in cluster.hpcvision("status").stdout
-    complaint = "--nodes=3 is above the 2 of partition gpu"
-    assert complaint in cluster.refusal("submit", "plain.py", "--cluster", "testcluster", "--nodes", 3)
+    complaint = "--nodes=4 is above the 2 of partition gpu"
+    assert complaint in cluster.refusal("submit", "plain.py", "--cluster", "testcluster", "--nodes", 4)
 
 
 def test_doctor_only_warns_that_there_is_no_accounting(cluster):
