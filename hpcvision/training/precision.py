@@ -66,7 +66,9 @@ def set_arithmetic(config: TrainConfig, rank: Rank) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     # Every step has the same shapes, so the search for the fastest convolution is done once.
     torch.backends.cudnn.benchmark = not config.deterministic
-    torch.use_deterministic_algorithms(config.deterministic and rank.device.type == "cuda")
+    deterministic = config.deterministic and rank.device.type == "cuda"
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # the switch imports the compiler: 0.8 s
+        torch.use_deterministic_algorithms(deterministic)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_of(rank))
 

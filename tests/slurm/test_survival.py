@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from conftest import FOLDER, JOB, ROOT, administer, start_cluster
+from real_cluster import FOLDER, JOB, ROOT, administer, start_cluster
 
 pytestmark = pytest.mark.slurm
 

@@ -2,7 +2,7 @@
 
 import h5py
 import pytest
-from conftest import ROOT
+from real_cluster import ROOT
 
 pytestmark = pytest.mark.slurm
 

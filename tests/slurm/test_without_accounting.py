@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import start_cluster
+from real_cluster import start_cluster
 
 pytestmark = pytest.mark.slurm
 

@@ -1,6 +1,8 @@
 """What a person is told when a run failed, and which settings reach submitit and the processes."""
 
 import getpass
+import json
+import subprocess
 
 import pytest
 
@@ -86,3 +88,22 @@ def test_provenance_of_a_user_without_a_name_has_the_number(monkeypatch):
 
     monkeypatch.setattr(getpass, "getuser", nobody)
     assert provenance.user().isdigit()
+
+
+def test_the_running_code_is_recorded_with_what_is_not_committed(tmp_path, monkeypatch):
+    package = tmp_path / "hpcvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("one\n")
+    settings = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*settings, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    monkeypatch.setattr("hpcvision.__file__", str(package / "__init__.py"))
+    clean = provenance.git_commit()
+    assert (clean["git_dirty"], clean["git_diff"], len(clean["git_commit"])) == (False, "", 40)
+    (package / "__init__.py").write_text("two\n")
+    dirty = provenance.git_commit()
+    assert dirty["git_dirty"]
+    assert "-one\n+two" in dirty["git_diff"]
+    (package / "__init__.py").write_text("ü" * 20_000 + "\n")
+    assert len(json.dumps(provenance.git_commit()["git_diff"])) <= provenance.LONGEST_DIFF + 10
+    assert provenance.git_commit()["git_diff"].endswith("[cut]")
