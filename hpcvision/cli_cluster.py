@@ -164,9 +164,11 @@ def cancel(
     from hpcvision.launch import status
     from hpcvision.rundir import runs_folder
 
-    found = status.statuses(runs_folder(runs), None if wanted == "all" else wanted)
-    ids = status.cancel(found)
+    folder = runs_folder(runs)
+    ids, others = status.cancel(status.matching(folder, None if wanted == "all" else wanted), folder)
     print(f"cancelled {len(ids)} job(s): {', '.join(ids)}" if ids else "none of these runs is in the queue")
+    if others:
+        print(f"these runs shared them: {', '.join(others)}; hpcvision resume submits them again")
 
 
 def resume(

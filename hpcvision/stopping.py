@@ -46,6 +46,11 @@ class StopRequest:
         self.received = number
 
     @property
+    def answered(self) -> tuple[int, ...]:
+        """The signals that this object answers, or has answered."""
+        return tuple(self._previous)
+
+    @property
     def code(self) -> int:
         """0 to go on; else the signal's number, or 1,000 when the deadline has come."""
         if self.received:

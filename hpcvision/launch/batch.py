@@ -30,8 +30,10 @@ class Placement:
 def options(name: str, profile: Profile, place: Placement, *, after: str | None = None) -> dict[str, str]:
     """What is asked of sbatch, by long name without the dashes.
 
-    after: a Slurm job id that has to end first, however it ends.
+    after: Slurm job ids with colons that have to end first, however they end. Raises UserError for anything else.
     """
+    if after is not None and not re.fullmatch(r"\d+(_\d+)?(:\d+(_\d+)?)*", after):
+        raise UserError(f"--after={after!r} is no id of a Slurm job; write a number such as 1234 or 1234_5")
     asked: dict[str, str | None] = {
         "job-name": re.sub(r"[^\w.=-]", "_", name),
         "nodes": str(place.nodes),
@@ -68,7 +70,12 @@ def leave_seconds(stay: float) -> float:
 
 def srun_options(profile: Profile) -> list[str]:
     """Options of srun: since Slurm 22.05 it does not take --cpus-per-task from the script; a failed rank ends all."""
-    return [f"--cpus-per-task={profile.cpus_per_task}", "--kill-on-bad-exit=1", "--wait=60", *profile.srun_options]
+    # Rank 0 writes the archive and draws when the others have ended; that takes minutes on a slow disk at most.
+    return [f"--cpus-per-task={profile.cpus_per_task}", "--kill-on-bad-exit=1", "--wait=600", *profile.srun_options]
+
+
+# The id of an array's last task is the array's own, so plain $SLURM_JOB_ID would mean all of its tasks.
+ME = 'me="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
 
 
 def lines_before(profile: Profile, again: str) -> list[str]:
@@ -76,8 +83,9 @@ def lines_before(profile: Profile, again: str) -> list[str]:
     return [
         *profile.setup,
         f"export OMP_NUM_THREADS={profile.cpus_per_task} SRUN_CPUS_PER_TASK={profile.cpus_per_task}",
+        ME,
         "# The run stops itself in time for its end; older Slurm does not tell the end to the job, so ask.",
-        'if [ -z "$SLURM_JOB_END_TIME" ] && end=$(squeue -h -j "$SLURM_JOB_ID" -o %e) && end=$(date -d "$end" +%s)',
+        'if [ -z "$SLURM_JOB_END_TIME" ] && end=$(squeue -h -j "$me" -o %e) && end=$(date -d "$end" +%s)',
         'then export SLURM_JOB_END_TIME="$end"',
         "fi",
         "# Rank 0 makes this file when the run has stopped before its last step.",
@@ -90,14 +98,14 @@ def lines_after(profile: Profile) -> list[str]:
     lines = ["code=$?"]
     if profile.requeue:
         lines += [
-            "# 143: ended by SIGTERM before it could listen, as a preempted job may be.",
-            'if [ -e "$HPCVISION_AGAIN" ] || [ "$code" = 143 ]',
+            "# 143: ended by SIGTERM before it could listen, as a preempted job may be; but not for ever.",
+            'if [ -e "$HPCVISION_AGAIN" ] || { [ "$code" = 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; }',
             'then rm -f "$HPCVISION_AGAIN"',
-            '    if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]  # not when it was cancelled',
-            # The id of an array's last task is the array's own, and would requeue all of it.
-            '    then scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}'
-            '${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
-            "    fi",
+            "    for try in 1 2 3 4 5 6 7 8 9 10  # while Slurm's controller gives no answer",
+            '    do state=$(squeue -h -j "$me" -o %T) && [ "$state" != RUNNING ] && break  # cancelled',
+            '        scontrol requeue "$me" && break',
+            "        sleep 5",
+            "    done",
             "fi",
         ]
     else:
@@ -109,12 +117,15 @@ def script(
     name: str, profile: Profile, place: Placement, words: list[str], *, log: str, after: str | None = None
 ) -> str:
     """A whole batch script that needs no submitit: `words` are the command of every task, as a list of arguments."""
-    asked = options(name, profile, place, after=after) | {"output": log}
+    asked_in_order = sorted((options(name, profile, place, after=after) | {"output": log}).items())
     command = shlex.join(["srun", *srun_options(profile), *words])
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH --{key}{'=' if value else ''}{value}" for key, value in sorted(asked.items())),
+            *(
+                f"#SBATCH --{key}{'=' if value else ''}{shlex.quote(value) if value else ''}"
+                for key, value in asked_in_order
+            ),
             "",
             *lines_before(profile, '"$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"'),
             "",

@@ -1,7 +1,10 @@
 """What `hpcvision submit` and `script` do on a login node: find all that is wrong, then hand over to Slurm."""
 
+import contextlib
 import json
 import math
+import shlex
+import signal
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from hpcvision.launch.batch import Placement, check_path, script
 from hpcvision.launch.checked import facts_of
 from hpcvision.launch.job import only_one, prepare
 from hpcvision.launch.profile import Profile, load_profile
-from hpcvision.rundir import RunDir, write_json
+from hpcvision.rundir import Heartbeat, RunDir, data_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Record:
     jobs: list[str]
     """Slurm's ids, the links of a chain in their order."""
     log: str
-    """Of rank 0 of the first job."""
+    """Of rank 0 of the last job."""
     submitted: str
     """When, in local time."""
     place: dict[str, int]
@@ -32,11 +35,14 @@ class Record:
 
     @staticmethod
     def of(rundir: RunDir) -> "Record | None":
-        """The record in the folder, or None where there is none that can be read."""
-        try:
+        """The record in the folder; of a run that `sbatch` started, its last job alone; None where there is neither."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
             return Record(**json.loads(rundir.job.read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
+        heartbeat = Heartbeat.read(rundir)
+        if heartbeat and heartbeat.job_id.startswith("slurm-"):
+            job = heartbeat.job_id.removeprefix("slurm-").partition(".")[0]
+            return Record(cluster="", jobs=[job], log="", submitted="", place={})
+        return None
 
 
 def placed(
@@ -49,6 +55,8 @@ def placed(
 ) -> Placement:
     """The profile's placement with what the command line says instead; one process per GPU, or what is asked."""
     gpus = profile.gpus_per_node if gpus_per_node is None else gpus_per_node
+    if gpus and processes and processes != gpus:
+        raise UserError(f"--processes={processes} on {gpus} GPUs a node: there is one process for each; leave it out")
     return Placement(
         nodes=nodes or profile.nodes,
         tasks_per_node=processes or gpus or 1,
@@ -98,29 +106,42 @@ def submit_to_cluster(
     slurm.check_place(profile, place)
     slurm.check_account(profile)
     slurm.check_shared(runs, profile)
+    if any(config.data.source != "synthetic" for config in configs):
+        slurm.check_shared(data_folder(), profile, "set HPCVISION_DATA to")
     check_path(runs.absolute())
     for config in configs:
         facts_of(config, runs)
     chosen, waits = runs_to_submit(configs, runs, fresh=fresh, again=again)
     if not chosen:
         return []
-    groups = grouped(chosen, place, profile, runs_per_job)
+    groups = grouped(chosen, place, profile, runs_per_job, chain)
     name = chosen[0].folder_name if len(chosen) == 1 else chosen[0].run_name
     folder = (runs / name / "submitted" if len(chosen) == 1 else runs / ".submitted").absolute()
-    after = ":".join([*([after] if after else []), *waits]) or None
+    after = ":".join([*([after] if after else []), *(job for jobs in waits.values() for job in jobs)]) or None
     if dry_run:
-        text = slurm.script_of(slurm.executor_for(name, folder, profile, place, after))
+        tasks = min(len(groups), profile.max_array_size)
+        text = slurm.script_of(slurm.executor_for(name, folder, profile, place, after), tasks)
         print(text)
-        print(f"# {queue.test_only(text)}")
+        print(f"# {queue.test_only(text, profile.submit_command)}")
         print(f"# {len(chosen)} run(s) in {len(groups)} job(s); nothing was submitted")
         return []
     rundirs = {config.folder_name: prepare(config, runs, fresh=fresh, on_cluster=True) for config in chosen}
-    for rundir in rundirs.values():
-        with only_one(rundir):
-            pass
+    for folder_name, rundir in rundirs.items():
+        if folder_name not in waits:
+            with only_one(rundir):
+                pass
     parts = [[rundirs[config.folder_name] for config in group] for group in groups]
-    for first in range(0, len(parts), profile.max_array_size):
-        submit_part(parts[first : first + profile.max_array_size], cluster, profile, place, name, folder, after, chain)
+    earlier = {rundirs[folder_name]: jobs for folder_name, jobs in waits.items()}
+    if cluster.endswith(".toml"):
+        cluster = str(Path(cluster).absolute())
+    # Ctrl-C and a lost connection wait until it is written down which jobs there are.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
+    try:
+        for first in range(0, len(parts), profile.max_array_size):
+            part = parts[first : first + profile.max_array_size]
+            submit_part(part, cluster, profile, place, name, folder, after, chain, earlier)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return list(rundirs.values())
 
 
@@ -133,8 +154,12 @@ def submit_part(
     folder: Path,
     after: str | None,
     chain: int,
+    earlier: dict[RunDir, list[str]],
 ) -> None:
-    """One job or one array, and the jobs of its chain, each after the one before; writes the records of the runs."""
+    """One job or one array, and the jobs of its chain, each after the one before; writes the records of the runs.
+
+    earlier: jobs of these runs that are in the queue already.
+    """
     from hpcvision.launch import slurm
 
     records: dict[RunDir, Record] = {}
@@ -143,10 +168,9 @@ def submit_part(
         after = submitted[0].job_id.partition("_")[0]
         for job in submitted:
             for rundir in job.runs:
-                earlier = records.get(rundir)
-                ids = [*earlier.jobs, job.job_id] if earlier else [job.job_id]
-                log = earlier.log if earlier else str(job.log)
-                records[rundir] = Record(cluster, ids, log, slurm.now(), asdict(place))
+                before = records.get(rundir)
+                ids = [*(before.jobs if before else earlier.get(rundir, [])), job.job_id]
+                records[rundir] = Record(cluster, ids, str(job.log), slurm.now(), asdict(place))
                 write_json(rundir.job, asdict(records[rundir]))  # at once: a job that nobody knows of is worse
         print(f"submitted {described(groups)} as job {after} on {cluster}")
     logs = sorted({record.log for record in records.values()})
@@ -163,12 +187,12 @@ def described(groups: list[list[RunDir]]) -> str:
 
 def runs_to_submit(
     configs: list[RunConfig], runs: Path, *, fresh: bool, again: bool
-) -> tuple[list[RunConfig], list[str]]:
-    """(runs that are neither finished nor in the queue, ids of jobs to wait for); says what is left out."""
+) -> tuple[list[RunConfig], dict[str, list[str]]]:
+    """(runs that are neither finished nor in the queue, by folder the jobs to wait for); says what is left out."""
     rundirs = {config.folder_name: RunDir((runs / config.folder_name).absolute()) for config in configs}
     records = {name: record for name, rundir in rundirs.items() if (record := Record.of(rundir))}
     known = queue.in_queue(job for record in records.values() for job in record.jobs)
-    chosen, waits = [], []
+    chosen, waits = [], {}
     for config in configs:
         name = config.folder_name
         living = [job for job in (records[name].jobs if name in records else []) if job in known and known[job].lives]
@@ -180,15 +204,23 @@ def runs_to_submit(
             raise UserError(f"{name} is in the queue as job {living[0]}; cancel it before you start it --fresh")
         else:
             chosen.append(config)
-            waits += living
+            if living:
+                waits[name] = living
     return chosen, waits
 
 
 def grouped(
-    configs: list[RunConfig], place: Placement, profile: Profile, runs_per_job: int | None
+    configs: list[RunConfig], place: Placement, profile: Profile, runs_per_job: int | None, chain: int
 ) -> list[list[RunConfig]]:
     """The runs of every job: as many as asked for, else as few as the limit on the jobs of one user allows."""
-    most = profile.max_submitted_jobs or len(configs)
+    most = len(configs)
+    if profile.max_submitted_jobs:
+        most = (profile.max_submitted_jobs - queue.own_jobs()) // chain
+        if most < 1:
+            raise UserError(
+                f"this cluster takes {profile.max_submitted_jobs} jobs of one user and you have {queue.own_jobs()} in "
+                "the queue; wait for some to end"
+            )
     each = runs_per_job or math.ceil(len(configs) / most)
     if each > 1 and place.world_size > 1:
         asked = f"--runs-per-job={each}" if runs_per_job else f"{len(configs)} jobs at once, where {most} are allowed,"
@@ -196,7 +228,7 @@ def grouped(
             f"{asked} needs runs of one process, these have {place.world_size}; submit fewer seeds at a time"
         )
     if runs_per_job is None and each > 1:
-        print(f"{each} runs in each job, as this cluster takes {most} jobs of one user")
+        print(f"{each} runs in each job, as this cluster takes {most} more jobs of yours")
     return [configs[first : first + each] for first in range(0, len(configs), each)]
 
 
@@ -205,7 +237,7 @@ def print_script(
 ) -> None:
     """A batch script for `sbatch` that trains the job without submitit."""
     config.train.local_batch_size(place.world_size)
-    words = [profile.python or "python", "-m", "hpcvision", "train", job, *overrides, "--runs", str(runs)]
+    words = [*shlex.split(profile.python or "python"), "-m", "hpcvision", "train", job, *overrides, "--runs", str(runs)]
     print(script(config.folder_name, profile, place, words, log="%x-%j.log"), end="")
 
 
@@ -214,12 +246,17 @@ def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes
     kinds: dict[tuple[str, Placement], list[RunConfig]] = {}
     for rundir in found:
         record = Record.of(rundir)
-        if record is None and cluster is None:
+        known = record is not None and record.place
+        if rundir.is_finished or (len(found) > 1 and not known and cluster is None):
+            continue  # of several, those that a cluster has had
+        if not known and cluster is None:
             raise UserError(f"{rundir.folder.name} was not submitted to a cluster; say where with --cluster")
         where = cluster or (record.cluster if record else "")
-        place = Placement(**record.place) if record and not cluster else placed(load_profile(where))
+        place = Placement(**record.place) if record and known and not cluster else placed(load_profile(where))
         place = replace(place, minutes=minutes or place.minutes)
         kinds.setdefault((where, place), []).append(rundir.read_config())
+    if not kinds:
+        print("nothing to resume: these runs are finished, or no cluster has had them (see --cluster)")
     for (where, place), configs in kinds.items():
         submit_to_cluster(configs, runs, cluster=where, profile=load_profile(where), place=place)
 

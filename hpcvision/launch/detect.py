@@ -58,7 +58,7 @@ def detect(ask: Ask, *, account: str | None = None, partition: str | None = None
     if qos:
         lines.append(f"# qos: {', '.join(qos)}; the first that fits is taken when none is given")
     add("time_limit_minutes", int(min(limit, 1440)), f"of at most {limit:.0f}")
-    add("requeue", config.get("JobRequeue", "1") != "0", "an unfinished run queues itself again")
+    add("requeue", True, "an unfinished run queues itself again; false where that is forbidden")
     if gpus:
         add("gpus_per_node", 1, "nodes have " + ", ".join(f"{count} {kind or 'GPUs'}" for kind, count in gpus))
         add("gpu_request", "gres", "--gres=gpu:1")
@@ -66,9 +66,12 @@ def detect(ask: Ask, *, account: str | None = None, partition: str | None = None
     per_cpu = facts.get("DefMemPerCPU") or config.get("DefMemPerCPU", "UNLIMITED")
     lines.append(f'# memory = "per_cpu" or "per_node", and memory_gb; the site gives {per_cpu} MB per CPU by itself')
     add("max_array_size", int(config.get("MaxArraySize", "1001")) - 1, "scontrol show config: MaxArraySize - 1")
-    most = submit_limit(qos)
-    if most:
-        add("max_submitted_jobs", most, "of your qos")
+    limits = submit_limits(qos)
+    if len(set(limits.values())) == 1:
+        add("max_submitted_jobs", next(iter(limits.values())), f"of your qos {', '.join(limits)}")
+    elif limits:
+        told = ", ".join(f"{count} for qos {name}" for name, count in limits.items())
+        lines.append(f"# max_submitted_jobs: {told}")
     Profile.model_validate(tomllib.loads("\n".join(lines)))
     return Site(name, lines)
 
@@ -94,9 +97,7 @@ def choose_account(accounts: list[str], facts: dict[str, str], ask: Ask) -> str 
     return ask("account", fitting) or fitting[0]
 
 
-def submit_limit(qos: list[str]) -> int | None:
-    """The smallest number of jobs that one of these qos lets a user have in the queue, or None."""
-    answer = queue.ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=name,maxsubmitpu")
-    rows = (line.split("|") for line in answer.stdout.splitlines() if "|" in line)
-    limits = [int(row[1]) for row in rows if row[0] in qos and row[1].isdigit()]
-    return min(limits, default=None) if not answer.returncode else None
+def submit_limits(qos: list[str]) -> dict[str, int]:
+    """How many jobs each of these qos lets a user have in the queue, for those that limit it."""
+    rows = queue.told("qos", "format=name,maxsubmitpu")
+    return {name: int(count) for name, count in rows if name in qos and count.isdigit()}

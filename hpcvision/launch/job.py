@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,8 @@ FAILURE_PIPE = "HPCVISION_FAILURE_PIPE"
 # Names the file that rank 0 makes when a run has stopped before its end, so that the batch script queues it again.
 AGAIN_FILE = "HPCVISION_AGAIN"
 
+# So often a job is queued again when another process has its run's folder.
+MOST_RETURNS = 20
 # So many stays in a row may end without a single step before a run is given up.
 FRUITLESS_STAYS = 3
 
@@ -56,7 +59,9 @@ class TrainJob:
                 try:
                     outcome = run_rank(RunDir(Path(folder)), stop, read_test=self.read_test)
                 except FolderInUse:
-                    leave_word()  # a node that Slurm has lost may still train: queue again until it has ended
+                    # A node that Slurm has lost may still train: queue again until it has ended, but not for ever.
+                    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < MOST_RETURNS:
+                        leave_word()
                     raise
                 except Exception as failure:
                     if not self.further:
@@ -66,6 +71,9 @@ class TrainJob:
                     continue
                 if not outcome["finished"]:
                     break
+        if "SUBMITIT_EXECUTOR" in os.environ:  # whose own handlers would requeue a job that is about to end
+            for number in stop.answered:
+                signal.signal(number, signal.SIG_IGN)
         if not outcome.get("finished", True):
             leave_word()
         if error is not None:

@@ -1,5 +1,6 @@
 """Where runs go: one TOML file per cluster, apart from everything that is science."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Literal, Self
@@ -65,7 +66,12 @@ class Profile(Frozen):
 
     @model_validator(mode="after")
     def check_together(self) -> Self:
-        """Memory needs its amount, and GPUs their option."""
+        """Memory needs its amount, GPUs their option, and what goes into a batch script is a word of Slurm's."""
+        for name in ("account", "partition", "qos", "gpu_type", "exclude"):
+            words = self.exclude if name == "exclude" else (getattr(self, name),)
+            for word in words:
+                if word is not None and not re.fullmatch(r"[\w.,@+\[\]-]+", word):
+                    raise ValueError(f"{name}={word!r}: write letters, digits and . , _ - @ + only")
         if (self.memory == "none") != (self.memory_gb is None):
             raise ValueError(f"memory={self.memory} and memory_gb={self.memory_gb}: give both or neither")
         if self.memory == "per_gpu" and not self.gpus_per_node:

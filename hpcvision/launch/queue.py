@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from hpcvision.errors import UserError
 
 ANSWER_SECONDS = 30.0
-LIVING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING")
-"""States in which a job has not ended."""
+ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
+"""States in which a job is over; all others are of jobs that wait or run."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,17 @@ class Job:
     @property
     def lives(self) -> bool:
         """True while it has not ended."""
-        return self.state in LIVING
+        return self.state not in ENDED
 
 
 def outside(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without what Slurm has set for the job that this process may be in.
+    """The environment without what Slurm has set for the job that this process is in; on a login node all of it.
 
     Inside a job, SLURM_MEM_PER_CPU and the like would become options of the job that is submitted.
     """
-    env = os.environ if environment is None else environment
+    env = dict(os.environ if environment is None else environment)
+    if "SLURM_JOB_ID" not in env:
+        return env
     return {
         key: value
         for key, value in env.items()
@@ -46,15 +52,21 @@ def outside(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
-def ask(*command: str) -> subprocess.CompletedProcess[str]:
-    """The answer of one of Slurm's commands, whatever its exit code.
+def ask(*command: str, words: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The answer of one of Slurm's commands, whatever its exit code; `words` go to its standard input.
 
     Raises UserError where there is no Slurm, or no answer.
     """
     check_there(command[0])
     try:
         return subprocess.run(
-            command, env=outside(), capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
+            command,
+            env=outside() | {"SLURM_TIME_FORMAT": "standard"},
+            input=words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]} has not answered for {ANSWER_SECONDS:.0f} s; try again later") from None
@@ -82,33 +94,41 @@ def in_queue(ids: Iterable[str]) -> dict[str, Job]:
     wanted = set(ids)
     if not wanted:
         return {}
-    # All of this user's jobs, not --jobs: one id that Slurm has forgotten makes an error of the whole question.
-    # With all states, as Slurm remembers jobs for a few minutes after their end (MinJobAge), without accounting too.
-    answer = ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T|%r|%N|%S")
+    # All of this user's jobs, not --jobs: one id that Slurm has forgotten makes an error of the whole question. In all
+    # states, as Slurm remembers jobs for some minutes after their end (MinJobAge), without accounting too.
+    shown = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%A|%T|%r|%N|%S")
+    answer = ask(*shown, "--me")
     if answer.returncode:
         raise UserError(f"squeue gave no answer ({first_line(answer)}); try again later")
+    lines = answer.stdout.splitlines()
+    missing = wanted - {name for line in lines for name in line.split("|")[:2]}
+    if missing:  # a colleague's, in a shared folder of runs; or forgotten
+        lines += ask(*shown, f"--jobs={','.join(sorted(missing))}").stdout.splitlines()
     found = {}
-    for line in answer.stdout.splitlines():
-        name, state, reason, nodes, start = line.split("|", 4)
-        if name in wanted:
-            found[name] = Job(state, "" if reason == "None" else reason, nodes, "" if start == "N/A" else start)
+    for line in lines:
+        name, number, state, reason, nodes, start = line.split("|", 5)
+        for known in wanted & {name, number}:
+            found[known] = Job(state, "" if reason == "None" else reason, nodes, "" if start == "N/A" else start)
     return found
 
 
 def ended(ids: Iterable[str]) -> dict[str, Job]:
-    """What accounting tells about the jobs among `ids`; nothing where the site keeps no accounts."""
-    wanted = sorted(set(ids))
+    """What accounting tells about the jobs among `ids`; nothing where the site keeps no accounts or does not tell."""
+    wanted = set(ids)
     if not wanted or shutil.which("sacct") is None:
         return {}
-    words = "--format=JobID,State,Reason,NodeList,Start"
-    answer = ask("sacct", "--noheader", "--parsable2", "--allocations", words, f"--jobs={','.join(wanted)}")
-    if answer.returncode:
+    columns = "--format=JobID,JobIDRaw,State,Reason,NodeList,Start"
+    try:
+        answer = ask(
+            "sacct", "--noheader", "--parsable2", "--allocations", columns, f"--jobs={','.join(sorted(wanted))}"
+        )
+    except UserError:
         return {}
     found = {}
-    for line in answer.stdout.splitlines():
-        name, state, reason, nodes, start = line.split("|", 4)
-        if name in wanted:  # `CANCELLED by 1001`
-            found[name] = Job(state.split()[0], "" if reason == "None" else reason, nodes, start)
+    for line in answer.stdout.splitlines() if not answer.returncode else []:
+        name, number, state, reason, nodes, start = line.split("|", 5)
+        for known in wanted & {name, number}:  # state: `CANCELLED by 1001`
+            found[known] = Job(state.split()[0], "" if reason == "None" else reason, nodes, start)
     return found
 
 
@@ -141,6 +161,8 @@ def gpus_of_nodes(partition: str | None) -> list[tuple[str, int]]:
     """(type, number) of the GPUs of every kind of node in a partition, or in all; the type may be empty."""
     where = [f"--partition={partition}"] if partition else []
     answer = ask("sinfo", "--noheader", *where, "--format=%G")
+    if answer.returncode:
+        raise UserError(f"sinfo gave no answer ({first_line(answer)}); try again later")
     found = set()
     for line in answer.stdout.splitlines():
         for word in line.split(","):
@@ -151,14 +173,38 @@ def gpus_of_nodes(partition: str | None) -> list[tuple[str, int]]:
 
 
 def accounts() -> dict[str, set[str]]:
-    """This user's accounts with the qos of each; empty where the site keeps no accounts."""
-    answer = ask(
-        "sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}", "format=account,qos"
+    """This user's accounts with the qos of each; empty where the site keeps no accounts, or does not tell."""
+    found: dict[str, set[str]] = {}
+    for account, qos in told("assoc", f"user={getpass.getuser()}", "format=account,qos"):
+        found.setdefault(account, set()).update(filter(None, qos.split(",")))
+    return found
+
+
+def default_account() -> str | None:
+    """The account of this user's jobs that name none, where the site tells."""
+    rows = told("user", getpass.getuser(), "format=user,defaultaccount")
+    return rows[0][1] if rows else None
+
+
+def told(*words: str) -> list[list[str]]:
+    """The rows of `sacctmgr show`, of two columns; none where the site has no such command, or it fails."""
+    if shutil.which("sacctmgr") is None:
+        return []
+    try:
+        answer = ask("sacctmgr", "--noheader", "--parsable2", "show", *words)
+    except UserError:
+        return []
+    return (
+        [line.split("|") for line in answer.stdout.splitlines() if line.count("|") == 1]
+        if not answer.returncode
+        else []
     )
-    if answer.returncode:
-        return {}
-    rows = (line.split("|") for line in answer.stdout.splitlines() if "|" in line)
-    return {row[0]: set(filter(None, row[1].split(","))) for row in rows}
+
+
+def own_jobs() -> int:
+    """How many jobs this user has in the queue, every task of an array counted."""
+    answer = ask("squeue", "--noheader", "--array", "--me", "--format=%i")
+    return len(answer.stdout.split()) if not answer.returncode else 0
 
 
 def minutes(words: str) -> float:
@@ -172,16 +218,17 @@ def minutes(words: str) -> float:
     return 1440 * int(days or 0) + 60 * parts[0] + parts[1] + parts[2] / 60
 
 
-def test_only(script: str) -> str:
-    """What `sbatch --test-only` says to a script: the expected start, or why it refuses.
-
-    Raises UserError when it refuses.
-    """
-    check_there("sbatch")
-    answer = subprocess.run(
-        ["sbatch", "--test-only"], input=script, env=outside(), capture_output=True, text=True, timeout=ANSWER_SECONDS
-    )
-    said = first_line(answer).removeprefix("sbatch: ").removeprefix("error: ")
+def test_only(script: str, submit_command: str) -> str:
+    """What `sbatch --test-only` says to a script: the expected start. Raises UserError when it refuses."""
+    answer = ask(*shlex.split(submit_command), "--test-only", words=script)
+    said = answer.stderr + answer.stdout
     if answer.returncode:
-        raise UserError(f"Slurm refuses: {said}")
-    return said
+        raise UserError(f"Slurm refuses: {in_words(said)}")
+    lines = [line for line in said.splitlines() if "to start at" in line]
+    return in_words(lines[0]) if lines else "Slurm would take it"
+
+
+def in_words(said: str) -> str:
+    """What sbatch said, in one line without its own prefixes."""
+    lines = (line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines())
+    return "; ".join(line for line in lines if line)

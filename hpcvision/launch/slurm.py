@@ -89,6 +89,7 @@ def executor_for(name: str, folder: Path, profile: Profile, place: Placement, af
         time=place.minutes,
         signal_delay_s=round(leave_seconds(60 * place.minutes)),
         stderr_to_stdout=True,
+        wckey=None,  # submitit's own would be refused where wckeys are enforced
         setup=lines_before(profile, f'{shlex.quote(str(folder))}/again-"$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}"'),
         teardown=lines_after(profile),
         srun_args=srun_options(profile),
@@ -98,8 +99,10 @@ def executor_for(name: str, folder: Path, profile: Profile, place: Placement, af
     return executor
 
 
-def script_of(executor: Executor) -> str:
-    """The batch script that the executor submits."""
+def script_of(executor: Executor, tasks: int) -> str:
+    """The batch script that the executor submits; of an array when there are several tasks."""
+    if tasks > 1:
+        executor.parameters["map_count"] = tasks
     return str(executor._make_submission_file_text(executor._submitit_command_str, "0"))
 
 
@@ -118,8 +121,9 @@ def submit(executor: Executor, groups: Sequence[Sequence[RunDir]], place: Placem
         with contextlib.redirect_stderr(io.StringIO()) as said:  # what sbatch says, which submitit passes on
             jobs = executor._internal_process_submissions(calls)
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = (said.getvalue() or str(error)).strip().splitlines()
-        words = "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines)
+        words = queue.in_words(said.getvalue() or str(error))
+        if "timed out" in words:
+            raise UserError(f"no answer from Slurm, which may have taken the job: {words}; see squeue --me") from None
         raise UserError(f"Slurm refuses the job: {words}") from None
     return [
         Submitted(job.job_id, Path(job.paths.stdout), tuple(group)) for job, group in zip(jobs, groups, strict=True)
@@ -129,19 +133,22 @@ def submit(executor: Executor, groups: Sequence[Sequence[RunDir]], place: Placem
 def check_place(profile: Profile, place: Placement) -> None:
     """Raise UserError for what the partition cannot give: not there, closed to the account, too long, too many GPUs."""
     known = queue.partitions()
-    name = profile.partition
-    if name is None:
-        name = next((name for name, facts in known.items() if facts.get("Default") == "YES"), None)
-    if name is None or name not in known:
-        raise UserError(f"there is no partition {name!r} on this cluster; choose one of {', '.join(known)}")
-    limit = queue.minutes(known[name].get("MaxTime", "UNLIMITED"))
+    default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
+    names = profile.partition.split(",") if profile.partition else default
+    for name in names or [""]:
+        if name not in known:
+            raise UserError(f"there is no partition {name!r} on this cluster; choose one of {', '.join(known)}")
+    name, chosen = ",".join(names), [known[name] for name in names]
+    limit = max(queue.minutes(facts.get("MaxTime", "UNLIMITED")) for facts in chosen)
     if place.minutes > limit:
         raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of partition {name}; give fewer")
-    allowed = known[name].get("AllowAccounts", "ALL")
-    if allowed != "ALL" and profile.account not in allowed.split(","):
-        yours = f"account {profile.account!r}" if profile.account else "a job that names no account"
-        raise UserError(f"partition {name} does not take {yours}; set account to one of {allowed} in the profile")
-    nodes = int(known[name].get("TotalNodes", "0"))
+    allowed = {word for facts in chosen for word in facts.get("AllowAccounts", "ALL").split(",")}
+    account = profile.account or queue.default_account()
+    if "ALL" not in allowed and account is not None and account not in allowed:
+        which = "" if profile.account else ", your default one"
+        choices = ", ".join(sorted(allowed))
+        raise UserError(f"partition {name} does not take account {account!r}{which}; set account to one of {choices}")
+    nodes = sum(int(facts.get("TotalNodes", "0")) for facts in chosen)
     if place.nodes > nodes:
         raise UserError(f"--nodes={place.nodes} is above the {nodes} of partition {name}; give fewer")
     if place.gpus_per_node and profile.gpu_request != "none":
@@ -165,14 +172,14 @@ def check_account(profile: Profile) -> None:
         raise UserError(f"qos {profile.qos!r} is not allowed here; yours are {', '.join(sorted(allowed))}")
 
 
-def check_shared(folder: Path, profile: Profile) -> None:
-    """Raise UserError for a run folder that is certainly this machine's own."""
+def check_shared(folder: Path, profile: Profile, what: str = "choose") -> None:
+    """Raise UserError for a folder that is certainly this machine's own; what: how to begin the advice."""
     resolved = folder.resolve()
     own = [Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm", "/run")]
     for place in own:
         if resolved.is_relative_to(place):
             shared = profile.shared_folder or "a folder that login node and nodes share"
-            raise UserError(f"the nodes cannot see {folder}, as every machine has its own {place}; choose {shared}")
+            raise UserError(f"the nodes cannot see {folder}, as every machine has its own {place}; {what} {shared}")
 
 
 def now() -> str:

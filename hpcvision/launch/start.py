@@ -29,7 +29,8 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
         if place.rank == 0:
             say_where(rundir)
         return 0
-    processes = processes or gpus_here() or choose_processes(config)
+    # The only task of a Slurm job is its only process, unless told otherwise.
+    processes = processes or (1 if place.is_slurm_task else 0) or gpus_here() or choose_processes(config)
     config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
     rundir = prepare(config, runs_folder(runs), fresh=fresh)
     if not rundir.is_finished:

@@ -3,7 +3,6 @@
 import fnmatch
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,7 @@ WAITS = {
     "InvalidAccount": "its account is not valid; cancel it and give another",
     "InvalidQOS": "its qos is not valid; cancel it and give another",
 }
-ENDS = {
+ENDS = {  # of these, what the run itself wrote says less
     "TIMEOUT": "the time limit ended it before it could stop by itself",
     "OUT_OF_MEMORY": "it needed more memory than it asked for; raise memory_gb in the profile",
     "NODE_FAIL": "its node failed",
@@ -44,7 +43,6 @@ ENDS = {
     "PREEMPTED": "a more urgent job took its place",
     "CANCELLED": "it was cancelled",
     "DEADLINE": "Slurm's deadline for it has passed",
-    "FAILED": "it ended with an error",
     "REVOKED": "another cluster took it",
 }
 
@@ -55,7 +53,7 @@ class Status:
 
     rundir: RunDir
     state: str
-    """finished, running, silent, waiting, failed, stopped or new."""
+    """finished, running, silent, waiting, failed, stopped, new or unreadable."""
     words: str
     step: int
     steps: int
@@ -78,6 +76,8 @@ def matching(runs: Path, wanted: str | None) -> list[RunDir]:
     if wanted is None:
         return [RunDir(folder.absolute()) for folder in folders]
     name = Path(wanted).name
+    if not name:
+        raise UserError(f"{wanted!r} names no run; give a part of a run's name, or all")
     chosen = [folder for folder in folders if name in folder.name or fnmatch.fnmatch(folder.name, name)]
     exact = [folder for folder in folders if name == folder.name]
     if not chosen:
@@ -87,76 +87,91 @@ def matching(runs: Path, wanted: str | None) -> list[RunDir]:
 
 def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job]) -> Status:
     """What the run's files and Slurm say together."""
-    steps = rundir.read_config().train.steps
+    try:
+        steps = rundir.read_config().train.steps
+    except UserError as error:
+        return Status(rundir, "unreadable", str(error), 0, 0)
     heartbeat = Heartbeat.read(rundir)
     step = max(heartbeat.step if heartbeat else 0, last_step(rundir))
-    age = time.time() - heartbeat.time if heartbeat else None
     known = [(name, jobs[name]) for name in (record.jobs if record else []) if name in jobs]
     # Of a chain the one that runs, else the next, else the last that ended.
     living = [pair for pair in known if pair[1].lives]
     present = [pair for pair in living if pair[1].state != "PENDING"] or living or known[-1:]
     name, job = present[0] if present else ("", None)
-    state, words = explained(rundir, job, age, heartbeat, step)
-    if state == "failed" and record and (culprit := killed_rank(Path(record.log))):
-        words = f"{culprit}; hpcvision resume goes on from step {step:,}"
+    if rundir.is_finished:
+        state, words = "finished", ""
+    elif job is not None and job.lives:
+        state, words = alive(job, heartbeat)
+    else:
+        state, words = over(rundir, record, job, heartbeat, has_steps=step > 0)
     return Status(rundir, state, words, step, steps, name)
 
 
-def explained(
-    rundir: RunDir, job: queue.Job | None, age: float | None, heartbeat: Heartbeat | None, step: int
+def alive(job: queue.Job, heartbeat: Heartbeat | None) -> tuple[str, str]:
+    """(state, sentence) of a run whose job waits or runs."""
+    if job.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"):
+        reason = job.reason.partition(",")[0]  # ReqNodeNotAvail, UnavailableNodes:...
+        start = f"; expected to start {job.start.replace('T', ' ')}" if job.start else ""
+        return "waiting", WAITS.get(reason, job.reason or "in the queue") + start
+    began, now = start_of(job), time.time()
+    if heartbeat is None or (began is not None and heartbeat.time < began):
+        if began is not None and now - began > QUIET_SECONDS:
+            minutes = (now - began) / 60
+            return "silent", f"Slurm says {job.state} for {minutes:.0f} minutes, no heartbeat yet; look into its log"
+        return "running", f"starting on {job.nodes}"
+    age = now - heartbeat.time
+    if age > QUIET_SECONDS:
+        return "silent", f"Slurm says {job.state}, no heartbeat for {age / 60:.0f} minutes; look into its log"
+    return "running", f"on {job.nodes}: {heartbeat.numbers}"
+
+
+def over(
+    rundir: RunDir, record: Record | None, job: queue.Job | None, heartbeat: Heartbeat | None, *, has_steps: bool
 ) -> tuple[str, str]:
-    """(state, sentence) of a run."""
-    if rundir.is_finished:
-        return "finished", ""
-    numbers = heartbeat.numbers if heartbeat else ""
-    if job is not None and job.lives:
-        if job.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"):
-            start = f"; expected to start {job.start.replace('T', ' ')}" if job.start else ""
-            return "waiting", WAITS.get(job.reason, job.reason or "in the queue") + start
-        if age is None or (heartbeat and heartbeat.job_id and not is_of_this_stay(heartbeat, job)):
-            return "running", f"starting on {job.nodes}"
-        if age > QUIET_SECONDS:
-            return "silent", f"Slurm says {job.state}, no heartbeat for {age / 60:.0f} minutes; look into its log"
-        return "running", f"on {job.nodes}: {numbers}"
-    if (
-        age is not None
-        and age < QUIET_SECONDS
-        and heartbeat
-        and job is None
-        and not heartbeat.job_id.startswith("slurm")
-    ):
-        return "running", f"on {heartbeat.host}: {numbers}"
+    """(state, sentence) of an unfinished run that no job of Slurm's trains now."""
+    beats = heartbeat is not None and time.time() - heartbeat.time < QUIET_SECONDS
+    if beats and heartbeat and not heartbeat.job_id.startswith("slurm"):
+        return "running", f"on {heartbeat.host}: {heartbeat.numbers}"
+    on = "; hpcvision resume goes on from its last checkpoint"
+    if job is not None and job.state in ENDS:  # what ranks wrote then is only that they have lost another one
+        return "stopped" if has_steps or job.state == "CANCELLED" else "failed", ENDS[job.state] + on
+    culprit = killed_rank(record) if record else ""
+    if culprit:
+        return "failed", culprit + on
     if rundir.failure.exists():
         lines = rundir.failure.read_text(errors="replace").strip().splitlines() or [""]
-        rank = lines[0].partition(":")[0]
-        text = lines[0] if len(lines) == 1 else f"{rank}: {lines[-1]}"
+        text = lines[0] if len(lines) == 1 else f"{lines[0].partition(':')[0]}: {lines[-1]}"
         return "failed", f"{text} ({rundir.failure.name} has the traceback)" if len(lines) > 1 else text
-    if job is not None and job.state in ENDS:
-        return "stopped" if step else "failed", f"{ENDS[job.state]}; hpcvision resume goes on from step {step:,}"
-    if step:
-        return "stopped", f"hpcvision resume goes on from step {step:,}"
+    if job is not None and job.state == "FAILED":
+        return "failed", "it ended with an error; see hpcvision logs"
+    if has_steps:
+        return "stopped", on.removeprefix("; ")
+    if record and job is None:
+        return "failed", f"Slurm no longer knows its job {record.jobs[-1]}; see hpcvision logs"
     return "new", "no step yet" if job is None else f"Slurm says {job.state}"
 
 
-def killed_rank(log: Path) -> str:
-    """Which rank a signal ended first in the last stay, as srun says it; nothing when it was none.
+def killed_rank(record: Record) -> str:
+    """Which rank a signal ended first in the last stay, as srun says it; nothing when the first had another end.
 
     That rank could write nothing itself, and what the others wrote is only that they have lost it.
     """
-    if not log.exists():
-        return ""
-    stay = log.read_text(errors="replace").rpartition("Starting with JobEnvironment")[2]
-    found = re.search(r"srun: error: (\S+): tasks? (\S+): (?!Exited)(.+)", stay)
-    return f"rank {found[2]} on {found[1]} was ended by the system or by hand ({found[3].strip()})" if found else ""
-
-
-def is_of_this_stay(heartbeat: Heartbeat, job: queue.Job) -> bool:
-    """False for a heartbeat from before the job's present start."""
     try:
-        began = time.mktime(time.strptime(job.start, "%Y-%m-%dT%H:%M:%S"))
+        stay = Path(record.log).read_text(errors="replace").rpartition("Starting with JobEnvironment")[2]
+    except OSError:
+        return ""
+    found = re.search(r"srun: error: (\S+): tasks? (\S+): (.+)", stay)
+    if found is None or found[3].startswith(("Exited", "Out Of Memory")):
+        return ""
+    return f"rank {found[2]} on {found[1]} was ended by the system or by hand ({found[3].strip()})"
+
+
+def start_of(job: queue.Job) -> float | None:
+    """Seconds since the epoch of the job's present start, where Slurm tells."""
+    try:
+        return time.mktime(time.strptime(job.start, "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
-        return True
-    return heartbeat.time >= began
+        return None
 
 
 def last_step(rundir: RunDir) -> int:
@@ -164,12 +179,17 @@ def last_step(rundir: RunDir) -> int:
     return max((event.get("step", 0) for event in read_journal(rundir.log)), default=0)
 
 
-def cancel(found: Iterable[Status]) -> list[str]:
-    """Cancel the jobs of these runs that live; gives their ids."""
-    ids = [job for status in found if (record := Record.of(status.rundir)) for job in record.jobs]
+def cancel(found: list[RunDir], runs: Path) -> tuple[list[str], list[str]]:
+    """Cancel the jobs of these runs that live; (their ids, the names of other runs that shared them)."""
+    ids = [job for rundir in found if (record := Record.of(rundir)) for job in record.jobs]
     living = [name for name, job in queue.in_queue(ids).items() if job.lives]
+    others = [
+        rundir.folder.name
+        for rundir in matching(runs, None)
+        if rundir not in found and (record := Record.of(rundir)) and set(record.jobs) & set(living)
+    ]
     if living:
         answer = queue.ask("scancel", *living)
-        if answer.returncode:
+        if answer.returncode and any(job.lives for job in queue.in_queue(living).values()):
             raise UserError(f"scancel: {queue.first_line(answer)}")
-    return living
+    return living, others

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch import queue
 from hpcvision.launch.cluster import Record
-from hpcvision.launch.status import statuses
+from hpcvision.launch.status import status_of, statuses
 from hpcvision.rundir import RunDir
 
 POLL_SECONDS = 2.0
@@ -40,17 +40,18 @@ class Tail:
 
 
 def log_of(rundir: RunDir) -> Path:
-    """The log of rank 0: of the Slurm job, else the newest that submitit's local executor wrote."""
+    """The log of rank 0: of the newest Slurm job that has written, else of submitit's local executor."""
     record = Record.of(rundir)
-    if record:
-        # Later links of a chain write beside the first.
-        first = Path(record.log)
-        logs = [first.with_name(first.name.replace(f"{record.jobs[0]}_", f"{job}_", 1)) for job in record.jobs]
+    if record and record.log:
+        # The earlier links of a chain wrote beside the last.
+        last = Path(record.log)
+        logs = [last.with_name(last.name.replace(f"{record.jobs[-1]}_", f"{job}_", 1)) for job in record.jobs]
         written = [path for path in logs if path.exists()]
         return written[-1] if written else logs[0]
     logs = sorted(rundir.submissions.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        raise UserError(f"{rundir.folder.name} was not submitted: its log was the terminal where it was trained")
+        where = f"job {record.jobs[-1]} writes where sbatch was told" if record else "its log was the terminal"
+        raise UserError(f"{rundir.folder.name} was not submitted by hpcvision submit: {where}")
     return logs[-1]
 
 
@@ -74,7 +75,6 @@ def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
         return
     if tail is None and len(rundirs) == 1:
         tail = Tail(log_of(rundirs[0]))
-    ids = [job for rundir in rundirs if (record := Record.of(rundir)) for job in record.jobs]
     asked, said = 0.0, ""
     try:
         while True:
@@ -84,12 +84,12 @@ def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
                     tail = Tail(newest)
             if time.monotonic() - asked >= ASK_SECONDS or all(rundir.is_finished for rundir in rundirs):
                 asked = time.monotonic()
-                living = {name: job for name, job in queue.in_queue(ids).items() if job.lives}
-                now = ", ".join(f"{name} {job.state}" for name, job in list(living.items())[:3])
-                if now != said and now:
-                    print(f"{len(living)} job(s) in the queue: {now}", flush=True)
-                said = now
-                if not living:
+                living = not_over(rundirs)
+                now = ", ".join(f"{name} {state}" for name, state in list((living or {}).items())[:3])
+                if living and now != said:
+                    print(f"{len(living)} job(s): {now}", flush=True)
+                    said = now
+                if living is not None and not living:
                     break
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
@@ -102,3 +102,15 @@ def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
         (status,) = statuses(bad[0].folder.parent, bad[0].folder.name)
         others = f"; {len(bad)} of {len(rundirs)} runs have not finished" if len(bad) > 1 else ""
         raise TrainingStopped(f"{bad[0].folder.name}: {status.state}, {status.words}{others}")
+
+
+def not_over(rundirs: list[RunDir]) -> dict[str, str] | None:
+    """States of the jobs of these runs that wait or run, or of the runs of this machine; None when Slurm is mute."""
+    ids = [job for rundir in rundirs if (record := Record.of(rundir)) for job in record.jobs]
+    if not ids:
+        here = [status_of(rundir, None, {}) for rundir in rundirs]
+        return {status.rundir.folder.name: status.state for status in here if status.state == "running"}
+    try:
+        return {name: job.state for name, job in queue.in_queue(ids).items() if job.lives}
+    except UserError:  # its controller is away for a moment; the jobs are not
+        return None

@@ -8,6 +8,14 @@ LOGIN_ADDRESS=$NETWORK.1
 BRIDGE=hv-bridge
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 
+# Whether the folder is one that start.sh made; anything else is left alone.
+is_ours() { [[ -e $CLUSTER_FOLDER/.hpcvision-testcluster ]]; }
+
+# After a restart of the machine the numbers of processes in *.pid belong to others.
+forget_processes_of_another_boot() {
+    [[ $(cat "$CLUSTER_FOLDER/boot" 2>/dev/null) == "$(cat /proc/sys/kernel/random/boot_id)" ]] || rm -f "$CLUSTER_FOLDER"/*.pid
+}
+
 node_address() { echo "$NETWORK.$((11 + ${1#node}))"; }
 
 # True when the process whose number is in the file is there.

@@ -37,7 +37,14 @@ export SLURM_CONF=$conf
 if [[ -e $conf && $(cat "$CLUSTER_FOLDER/accounting") != "$accounting" ]]; then
     "$(dirname "$0")/stop.sh"
 fi
+if [[ -e $CLUSTER_FOLDER ]] && ! is_ours; then
+    echo "start.sh: $CLUSTER_FOLDER exists and is not the test cluster's; see HPCVISION_TESTCLUSTER" >&2
+    exit 1
+fi
 mkdir -p "$CLUSTER_FOLDER"/{state,home,keep,logs}
+touch "$CLUSTER_FOLDER/.hpcvision-testcluster"
+forget_processes_of_another_boot
+cat /proc/sys/kernel/random/boot_id >"$CLUSTER_FOLDER/boot"
 chmod 755 "$CLUSTER_FOLDER"
 echo "$accounting" >"$CLUSTER_FOLDER/accounting"
 logs=$CLUSTER_FOLDER/logs
@@ -68,6 +75,7 @@ await() {
 # The user who submits: root would escape some limits.
 if ! id -u "$CLUSTER_USER" >/dev/null 2>&1; then
     useradd --no-create-home --home-dir "$CLUSTER_FOLDER/home" --shell /bin/bash "$CLUSTER_USER"
+    touch "$CLUSTER_FOLDER/user-added"
 fi
 if [[ ! -e $CLUSTER_FOLDER/home/.gitconfig ]]; then
     printf '[safe]\n\tdirectory = *\n' >"$CLUSTER_FOLDER/home/.gitconfig"

@@ -8,6 +8,12 @@ if [[ $EUID -ne 0 ]]; then
     exit 1
 fi
 
+if [[ ! -e $CLUSTER_FOLDER ]]; then exit 0; fi
+if ! is_ours; then
+    echo "stop.sh: $CLUSTER_FOLDER was not made by start.sh; see HPCVISION_TESTCLUSTER" >&2
+    exit 1
+fi
+forget_processes_of_another_boot
 # The first process of a host's process namespace; with it go all others of that host.
 for name in "${NODES[@]}"; do
     running "$CLUSTER_FOLDER/$name.pid" && pkill -KILL -P "$(cat "$CLUSTER_FOLDER/$name.pid")" 2>/dev/null || true
@@ -31,7 +37,7 @@ for name in "${NODES[@]}"; do
     ip netns del "hv-$name" 2>/dev/null || true
 done
 ip link del "$BRIDGE" 2>/dev/null || true
-if id -u "$CLUSTER_USER" >/dev/null 2>&1; then
+if [[ -e $CLUSTER_FOLDER/user-added ]]; then
     pkill -KILL -u "$CLUSTER_USER" || true
     sleep 0.2
     userdel "$CLUSTER_USER"

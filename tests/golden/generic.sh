@@ -11,21 +11,24 @@
 #SBATCH --time=60
 
 export OMP_NUM_THREADS=2 SRUN_CPUS_PER_TASK=2
+me="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 # The run stops itself in time for its end; older Slurm does not tell the end to the job, so ask.
-if [ -z "$SLURM_JOB_END_TIME" ] && end=$(squeue -h -j "$SLURM_JOB_ID" -o %e) && end=$(date -d "$end" +%s)
+if [ -z "$SLURM_JOB_END_TIME" ] && end=$(squeue -h -j "$me" -o %e) && end=$(date -d "$end" +%s)
 then export SLURM_JOB_END_TIME="$end"
 fi
 # Rank 0 makes this file when the run has stopped before its last step.
 export HPCVISION_AGAIN="$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
 
-srun --cpus-per-task=2 --kill-on-bad-exit=1 --wait=60 python -m hpcvision train addnist_cnn --runs /shared/runs
+srun --cpus-per-task=2 --kill-on-bad-exit=1 --wait=600 python -m hpcvision train addnist_cnn --runs /shared/runs
 
 code=$?
-# 143: ended by SIGTERM before it could listen, as a preempted job may be.
-if [ -e "$HPCVISION_AGAIN" ] || [ "$code" = 143 ]
+# 143: ended by SIGTERM before it could listen, as a preempted job may be; but not for ever.
+if [ -e "$HPCVISION_AGAIN" ] || { [ "$code" = 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; }
 then rm -f "$HPCVISION_AGAIN"
-    if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]  # not when it was cancelled
-    then scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-    fi
+    for try in 1 2 3 4 5 6 7 8 9 10  # while Slurm's controller gives no answer
+    do state=$(squeue -h -j "$me" -o %T) && [ "$state" != RUNNING ] && break  # cancelled
+        scontrol requeue "$me" && break
+        sleep 5
+    done
 fi
 exit $code

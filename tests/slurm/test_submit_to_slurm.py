@@ -7,6 +7,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from real_cluster import ROOT
 
 from hpcvision.rundir import RunDir
 
@@ -47,7 +48,7 @@ def test_a_run_is_found_by_status_while_it_waits_while_it_runs_and_when_it_is_fi
     assert cancelled == f"cancelled 1 job(s): {job}\n"
     assert cluster.wait(job) == "CANCELLED"
     cluster.until(lambda: " stopped " in cluster.hpcvision("status").stdout, "the word that it was stopped")
-    assert "it was cancelled; hpcvision resume goes on from step" in cluster.hpcvision("status").stdout
+    assert "it was cancelled; hpcvision resume goes on from its last checkpoint" in cluster.hpcvision("status").stdout
 
 
 def test_a_stopped_run_is_submitted_again_by_resume_and_goes_on(cluster):
@@ -67,6 +68,45 @@ def test_the_same_run_is_not_submitted_twice(cluster):
     said = cluster.hpcvision("submit", "plain.py", "train.steps=10000", *PLACE).stdout
     assert f"is in the queue already as job {job}" in said
     assert len(cluster.run("squeue", "-h", "--me").stdout.splitlines()) == 1
+
+
+def test_data_that_the_nodes_cannot_see_is_refused(cluster):
+    words = ["submit", "plain.py", "data.source=addnist", *PLACE]
+    assert "the nodes cannot see /tmp/data" in cluster.refusal(*words, HPCVISION_DATA="/tmp/data")
+
+
+def test_again_lets_a_run_wait_for_the_job_that_it_is_in_and_both_are_known(cluster):
+    first = cluster.submit("plain.py", "train.steps=10000")
+    cluster.until(lambda: cluster.reached(10), "the first steps")
+    second = cluster.submit("plain.py", "train.steps=10000", "--again")
+    shown = cluster.run("squeue", "-h", "--me", "-o", "%i %T %r").stdout.splitlines()
+    assert sorted(shown) == sorted([f"{first} RUNNING None", f"{second} PENDING Dependency"])
+    assert sorted(cluster.hpcvision("cancel", "all").stdout.split(": ")[1].strip().split(", ")) == sorted(
+        [first, second]
+    )
+
+
+def test_a_job_can_be_submitted_after_another(cluster):
+    first = cluster.run("sbatch", "--parsable", "-A", "students", "-p", "gpu", "--wrap=sleep 5").stdout.strip()
+    job = cluster.submit("plain.py", "--after", first)
+    assert "it follows another job" in cluster.hpcvision("status").stdout
+    assert cluster.wait(job) == "COMPLETED"
+
+
+def test_wait_shows_the_log_until_the_run_is_finished_and_ends_with_3_for_one_that_fails(cluster):
+    done = cluster.hpcvision("submit", "plain.py", *PLACE, "--wait")
+    assert "1 process(es) on cpu" in done.stdout
+    failed = cluster.hpcvision("submit", "plain.py", "optim.learning_rate=1e18", *PLACE, "--wait", check=False)
+    assert failed.returncode == 3
+    assert "not finite at step" in failed.stderr.splitlines()[-1]
+
+
+def test_a_run_that_sbatch_started_is_known_to_status_and_not_submitted_again(cluster):
+    options = ["--account=students", "--partition=gpu", "--cpus-per-task=1", "--output=job.log"]
+    job = cluster.run("sbatch", "--parsable", *options, ROOT / "slurm/train.sbatch", "plain.py", "train.steps=10000")
+    cluster.until(lambda: " running " in cluster.hpcvision("status", check=False).stdout, "the run to run")
+    said = cluster.hpcvision("submit", "plain.py", "train.steps=10000", *PLACE).stdout
+    assert f"is in the queue already as job {job.stdout.strip()}" in said
 
 
 def test_a_dry_run_shows_the_exact_script_and_when_slurm_would_start_it_and_submits_nothing(cluster):
@@ -104,7 +144,7 @@ def test_two_hundred_tiny_runs_in_one_call_are_all_trained_once(cluster):
     began = time.monotonic()
     said = cluster.hpcvision("submit", "plain.py", "train.steps=5", *PLACE, "--seeds", "0-199").stdout
     assert time.monotonic() - began < 60
-    assert "7 runs in each job, as this cluster takes 30 jobs of one user" in said
+    assert "7 runs in each job, as this cluster takes 30 more jobs of yours" in said
     cluster.until(lambda: sum(run.is_finished for run in cluster.runs()) == 200, "all runs", seconds=1200)
     assert_all_accounted_for(cluster, 200)
 
@@ -150,6 +190,11 @@ def test_a_failed_run_is_told_with_the_words_of_the_rank_that_failed(cluster):
         ),
         ([*PLACE, "--runs", "/tmp/mine"], "the nodes cannot see /tmp/mine, as every machine has its own /tmp; choose"),
         ([*PLACE, "data.source=addnist"], "hpcvision data fetch addnist"),
+        (
+            [*PLACE, "--processes", 4, "--gpus-per-node", 2],
+            "--processes=4 on 2 GPUs a node: there is one process for each",
+        ),
+        ([*PLACE, "--after", "first"], "--after='first' is no id of a Slurm job; write a number"),
         ([*PLACE, "model.width=3"], "the cap for task.kind=classify is below 100,000"),
         ([*PLACE, "--seeds", "4-2"], "--seeds='4-2': write numbers and ranges with commas"),
         ([*PLACE, "--processes", 3], "train.global_batch_size=16 "),
@@ -167,7 +212,7 @@ def test_what_can_be_known_to_fail_is_one_line_before_the_queue(cluster, words, 
     [
         ('partition = "nope"', "there is no partition 'nope' on this cluster; choose one of test, gpu, high"),
         ('account = "guests"', "partition gpu does not take account 'guests'; set account to one of students"),
-        ("requeue = true", "partition gpu does not take a job that names no account; set account to one of students"),
+        ("requeue = true", "partition gpu does not take account 'guests', your default one; set account to one of"),
         ('account = "students"\nqos = "golden"', "qos 'golden' is not allowed here; yours are long, normal"),
     ],
 )

@@ -97,6 +97,15 @@ def test_a_run_longer_than_its_time_limit_queues_itself_again_and_ends_with_the_
     assert cluster.starts() >= 2
 
 
+def test_every_task_of_an_array_queues_itself_again_at_its_time_limit_also_the_last(cluster):
+    (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
+    cluster.hpcvision("submit", *LONG, "--seeds", "0-1", "--cluster", "minute.toml")
+    cluster.until(lambda: len(cluster.runs()) == 2 and all(run.is_finished for run in cluster.runs()), "both runs")
+    for run in cluster.runs():
+        assert reasons(run)[0] in ("deadline", "SIGUSR2")
+        assert reasons(run)[-1] == "finished"
+
+
 def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends_at_once(cluster, undisturbed):
     (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
     cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml", "--chain", 4)
@@ -108,7 +117,7 @@ def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends
 
 
 def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster, undisturbed):
-    job = cluster.submit(*LONG)
+    job = cluster.submit(*LONG, "--minutes", 5)
     urgent = ["-A", "students", "-p", "high", "-N2", "--exclusive", "--time=1", "--wrap=sleep 1", "--output=/dev/null"]
     for stay in range(1, 6):
         cluster.until(lambda stay=stay: cluster.starts() == stay, f"stay {stay}")

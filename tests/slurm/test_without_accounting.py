@@ -24,7 +24,7 @@ def test_submit_status_logs_cancel_and_resume_work_without_accounting(cluster):
     assert "plain-" in cluster.hpcvision("logs", "plain", "-n", 100).stdout
     cluster.hpcvision("cancel", "all")
     assert cluster.wait(job) == "CANCELLED"
-    assert "it was cancelled; hpcvision resume goes on from step" in cluster.hpcvision("status").stdout
+    assert "it was cancelled; hpcvision resume goes on from its last checkpoint" in cluster.hpcvision("status").stdout
     again = re.findall(r" as job (\d+) on", cluster.hpcvision("resume", "all").stdout)[0]
     assert cluster.wait(again) == "COMPLETED", cluster.logs()
     assert " finished " in cluster.hpcvision("status").stdout

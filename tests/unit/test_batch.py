@@ -39,7 +39,7 @@ def plain_script(name):
 def submitit_script(name):
     profile = load_profile(name).model_copy(update={"python": "python"})
     folder = Path("/shared/my runs/addnist_cnn-0123456789ab/submitted")
-    return slurm.script_of(slurm.executor_for(folder.parent.name, folder, profile, cluster.placed(profile)))
+    return slurm.script_of(slurm.executor_for(folder.parent.name, folder, profile, cluster.placed(profile)), 1)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -86,6 +86,21 @@ def test_a_folder_that_slurm_cannot_name_is_refused(folder):
         batch.check_path(Path(folder))
 
 
+@pytest.mark.parametrize("after", ["1; touch x", "1\ntouch x", "first", ""])
+def test_only_ids_of_jobs_can_be_waited_for(after):
+    with pytest.raises(UserError, match=r"is no id of a Slurm job; write a number such as 1234 or 1234_5"):
+        batch.options("x", Profile(), PLACE, after=after)
+
+
+def test_an_array_shows_all_of_its_options_in_its_script(tmp_path, monkeypatch):
+    (tmp_path / "srun").write_text("")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    text = slurm.script_of(slurm.executor_for("x", Path("/shared/submitted"), Profile(), PLACE), 7)
+    assert "#SBATCH --array=0-6%7\n" in text
+    assert "#SBATCH --output=/shared/submitted/%A_%a_0_log.out\n" in text
+
+
 @pytest.mark.parametrize(
     "profile, place, flags",
     [
@@ -115,6 +130,8 @@ def test_a_short_stay_keeps_a_quarter_of_itself_free_and_a_long_one_a_minute():
         ("memory_gb = 3", "memory=none and memory_gb=3.0: give both or neither"),
         ('memory = "per_gpu"\nmemory_gb = 3', "memory=per_gpu needs gpus_per_node above 0"),
         ("wall_time = 3", "wall_time: Extra inputs are not permitted"),
+        ('account = "a b"', "account='a b': write letters, digits and . , _ - @ + only"),
+        ('exclude = ["n1", "n2; x"]', "exclude='n2; x': write letters, digits and . , _ - @ + only"),
         ('gpu_request = "some"', "gpu_request: Input should be 'gres', 'gpus-per-node' or 'none'"),
         ("= 3", "is not TOML"),
     ],

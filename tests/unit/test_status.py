@@ -37,6 +37,7 @@ def job(state, **more):
         ("Priority", "others go first"),
         ("PartitionTimeLimit", "it asks for more time than the partition gives; cancel it and give fewer --minutes"),
         ("SomethingNew", "SomethingNew"),
+        ("ReqNodeNotAvail, UnavailableNodes:node[1-9]", "the nodes it needs are down or reserved"),
         ("", "in the queue"),
     ],
 )
@@ -81,7 +82,13 @@ def test_a_job_that_slurm_calls_running_without_a_heartbeat_is_silent(run):
 def test_why_a_job_ended_is_told_in_words_with_what_goes_on(run, state, words):
     beat(run, seconds_ago=600)
     found = status_of(run, RECORD, job(state))
-    assert (found.state, found.words) == ("stopped", f"{words}; hpcvision resume goes on from step 500")
+    assert (found.state, found.words) == ("stopped", f"{words}; hpcvision resume goes on from its last checkpoint")
+
+
+def test_what_slurm_knows_of_the_end_outranks_what_a_neighbour_wrote(run):
+    run.failure.write_text("rank 0: Traceback (most recent call last):\nRuntimeError: Connection closed by peer\n")
+    assert status_of(run, RECORD, job("OUT_OF_MEMORY")).words.startswith("it needed more memory than it asked for")
+    assert status_of(run, RECORD, job("NODE_FAIL")).words.startswith("its node failed")
 
 
 def test_a_failure_is_told_by_the_last_line_of_its_traceback_and_its_rank(run):
@@ -125,6 +132,32 @@ def test_a_run_whose_job_slurm_has_forgotten_is_stopped_and_not_running(run):
     assert status_of(run, RECORD, {}).state == "stopped"
 
 
+def test_a_job_that_slurm_has_forgotten_before_a_step_is_failed_with_its_id(run):
+    found = status_of(run, RECORD, {})
+    assert (found.state, found.words) == ("failed", "Slurm no longer knows its job 7; see hpcvision logs")
+
+
+def test_a_running_job_that_never_showed_a_heartbeat_is_silent_in_the_end(run):
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 600))
+    found = status_of(run, RECORD, job("RUNNING", nodes="node3", start=start))
+    assert (found.state, found.words[:51]) == ("silent", "Slurm says RUNNING for 10 minutes, no heartbeat yet")
+
+
+def test_a_run_that_sbatch_started_is_known_by_its_heartbeat(run):
+    beat(run, seconds_ago=5, job_id="slurm-7.0")
+    record = Record.of(run)
+    assert record is not None
+    assert record.jobs == ["7"]
+    assert status_of(run, record, job("RUNNING", nodes="node3")).state == "running"
+
+
+def test_a_run_of_another_version_is_unreadable_and_no_error(run):
+    run.config.write_text('{"name": "old"}')
+    found = status_of(run, RECORD, job("RUNNING"))
+    assert found.state == "unreadable"
+    assert "is not a configuration of this hpcvision" in found.words
+
+
 def test_a_finished_run_is_finished_whatever_slurm_says(run):
     run.log.write_text(json.dumps({"event": "finished", "step": 10}) + "\n")
     assert status_of(run, RECORD, job("FAILED")).state == "finished"
@@ -141,7 +174,9 @@ def test_of_a_chain_the_link_that_runs_is_told(run):
 def test_the_log_of_a_chain_is_that_of_its_newest_link_that_has_written(run, tmp_path):
     folder = tmp_path / "runs 12"
     folder.mkdir()
-    write_json(run.job, asdict(Record("site", ["12", "13"], str(folder / "12_0_log.out"), "now", {})))
+    write_json(run.job, asdict(Record("site", ["12", "13"], str(folder / "13_0_log.out"), "now", {})))
+    assert log_of(run) == folder / "12_0_log.out"
+    (folder / "12_0_log.out").touch()
     assert log_of(run) == folder / "12_0_log.out"
     (folder / "13_0_log.out").touch()
     assert log_of(run) == folder / "13_0_log.out"
@@ -155,20 +190,21 @@ def test_runs_are_found_by_a_part_of_their_name_a_pattern_or_the_whole(tmp_path)
     assert matching(tmp_path, first.folder.name[-6:]) == [first]
     assert matching(tmp_path, "addnist*" + second.folder.name[-4:]) == [second]
     assert matching(tmp_path, str(first.folder)) == [first]
+    with pytest.raises(UserError, match=r"'' names no run; give a part of a run's name, or all"):
+        matching(tmp_path, "")
     with pytest.raises(UserError, match=r"no run in .* has 'mobilenet' in its name"):
         matching(tmp_path, "mobilenet")
 
 
 def test_what_slurm_has_set_for_the_job_that_we_are_in_is_left_out():
-    inside = {
-        "SLURM_CONF": "/x",
-        "SLURM_MEM_PER_CPU": "7",
-        "SBATCH_X": "1",
-        "SRUN_Y": "1",
-        "SUBMITIT_Z": "1",
-        "PATH": "p",
-    }
+    names = ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SBATCH_ACCOUNT", "SRUN_DEBUG", "SUBMITIT_EXECUTOR")
+    inside = dict.fromkeys(names, "7") | {"SLURM_CONF": "/x", "PATH": "p"}
     assert queue.outside(inside) == {"SLURM_CONF": "/x", "PATH": "p"}
+
+
+def test_what_a_site_has_set_on_its_login_node_is_kept():
+    login = {"SBATCH_ACCOUNT": "project", "SLURM_CLUSTERS": "big", "PATH": "p"}
+    assert queue.outside(login) == login
 
 
 @pytest.mark.parametrize(
