@@ -32,6 +32,8 @@ class Record:
     """When, in local time."""
     place: dict[str, int]
     """A Placement."""
+    chain: int = 1
+    """So many jobs were submitted one after the other."""
 
     @staticmethod
     def of(rundir: RunDir) -> "Record | None":
@@ -170,7 +172,7 @@ def submit_part(
             for rundir in job.runs:
                 before = records.get(rundir)
                 ids = [*(before.jobs if before else earlier.get(rundir, [])), job.job_id]
-                records[rundir] = Record(cluster, ids, str(job.log), slurm.now(), asdict(place))
+                records[rundir] = Record(cluster, ids, str(job.log), slurm.now(), asdict(place), chain)
                 write_json(rundir.job, asdict(records[rundir]))  # at once: a job that nobody knows of is worse
         print(f"submitted {described(groups)} as job {after} on {cluster}")
     logs = sorted({record.log for record in records.values()})
@@ -243,7 +245,7 @@ def print_script(
 
 def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes: int | None) -> None:
     """Submit runs again as they were submitted, with what is given instead; those of one kind together."""
-    kinds: dict[tuple[str, Placement], list[RunConfig]] = {}
+    kinds: dict[tuple[str, Placement, int], list[RunConfig]] = {}
     for rundir in found:
         record = Record.of(rundir)
         known = record is not None and record.place
@@ -254,11 +256,12 @@ def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes
         where = cluster or (record.cluster if record else "")
         place = Placement(**record.place) if record and known and not cluster else placed(load_profile(where))
         place = replace(place, minutes=minutes or place.minutes)
-        kinds.setdefault((where, place), []).append(rundir.read_config())
+        chain = record.chain if record and not cluster else 1
+        kinds.setdefault((where, place, chain), []).append(rundir.read_config())
     if not kinds:
         print("nothing to resume: these runs are finished, or no cluster has had them (see --cluster)")
-    for (where, place), configs in kinds.items():
-        submit_to_cluster(configs, runs, cluster=where, profile=load_profile(where), place=place)
+    for (where, place, chain), configs in kinds.items():
+        submit_to_cluster(configs, runs, cluster=where, profile=load_profile(where), place=place, chain=chain)
 
 
 def only_on_clusters(**given: object) -> None:

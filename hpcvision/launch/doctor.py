@@ -6,14 +6,14 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
-from hpcvision.launch.batch import Placement, script
+from hpcvision.launch.batch import Placement, options, script
 from hpcvision.launch.profile import Profile
 from hpcvision.rundir import data_folder
 
@@ -21,6 +21,10 @@ Verdict = Literal["PASS", "WARN", "FAIL"]
 SHARED_DISKS = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "wekafs", "afs", "cifs", "smb", "9p", "fuse")
 SETUP_SECONDS = 10.0
 LEAST_GB, LEAST_FILES = 5.0, 10_000  # a run takes 2 to 20 MB and a dozen files
+
+PROBE_SECONDS = 5
+# Major CUDA version -> oldest driver that runs it (NVIDIA's table of minor version compatibility).
+LEAST_DRIVERS = {"11": 450, "12": 525, "13": 580}
 
 # Compute capabilities of the cards by what sites call them in GRES names.
 CAPABILITIES = {
@@ -52,6 +56,8 @@ def examine(profile: Profile, runs: Path) -> Iterator[Finding]:
             yield from slurm(profile)
             yield setup_lines(profile)
             yield from graphics_cards(profile)
+            if profile.gpus_per_node:
+                yield driver(profile, Placement(profile.nodes, profile.tasks_per_node, profile.gpus_per_node, 1))
             yield shared(runs, profile)
     yield room(runs)
     yield from staged()
@@ -145,6 +151,28 @@ def graphics_cards(profile: Profile) -> Iterator[Finding]:
         else:
             native = "" if capability >= 80 else "; no native bf16: use train.precision=fp16 or fp32"
             yield Finding("PASS", "gpus", f"{kind}: compute capability {capability / 10:g} is in this torch{native}")
+
+
+def driver(profile: Profile, place: Placement) -> Finding:
+    """The driver of a node's card against the CUDA of the installed torch, if a card is free at once."""
+    import torch
+
+    asked = options("doctor", profile, replace(place, nodes=1, tasks_per_node=1, gpus_per_node=1, minutes=1))
+    flags = [f"--{key}={value}" for key, value in asked.items() if value and key not in ("signal", "open-mode")]
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = queue.ask("srun", f"--immediate={PROBE_SECONDS}", *flags, *query)
+    version = (answer.stdout.split() or [""])[0]
+    if answer.returncode or not version[:1].isdigit():
+        return Finding(
+            "WARN", "driver", f"no card was free within {PROBE_SECONDS} s; look with: srun --gres=gpu:1 nvidia-smi"
+        )
+    cuda = torch.version.cuda or ""
+    least = LEAST_DRIVERS.get(cuda.partition(".")[0], 0)
+    if int(version.partition(".")[0]) < least:
+        index = profile.torch_index or "https://download.pytorch.org/whl/cu126"
+        words = f"{version} is too old for this torch's CUDA {cuda}, which needs {least}"
+        return Finding("FAIL", "driver", f"{words}; pip install --index-url {index} torch torchvision")
+    return Finding("PASS", "driver", f"{version} runs this torch's CUDA {cuda}")
 
 
 def kernels() -> list[int]:

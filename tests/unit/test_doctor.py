@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from hpcvision.launch import doctor, queue
+from hpcvision.launch.batch import Placement
 from hpcvision.launch.profile import Profile
 
 OF_CU126 = [50, 60, 70, 75, 80, 86, 90]
@@ -66,3 +67,31 @@ def test_a_cluster_profile_on_a_machine_without_slurm_is_a_fail_and_no_crash(tmp
     assert (found.verdict, found.subject) == ("FAIL", "slurm")
     assert [other.subject for other in others] == ["disk", "cifar100", "addnist", "inception"]
     assert "no Slurm; go to the cluster's login node" in found.words
+
+
+@pytest.mark.parametrize(
+    "answer, cuda, verdict, words",
+    [
+        ("580.65.06", "13.0", "PASS", "580.65.06 runs this torch's CUDA 13.0"),
+        (
+            "535.104.05",
+            "13.0",
+            "FAIL",
+            "535.104.05 is too old for this torch's CUDA 13.0, which needs 580; pip install",
+        ),
+        ("535.104.05", "12.6", "PASS", "535.104.05 runs this torch's CUDA 12.6"),
+        ("", "12.6", "WARN", "no card was free within 5 s; look with: srun --gres=gpu:1 nvidia-smi"),
+    ],
+)
+def test_a_cards_driver_is_compared_with_the_cuda_of_the_installed_torch(answer, cuda, verdict, words, monkeypatch):
+    asked = []
+
+    def fake_srun(*command):
+        asked.extend(command)
+        return subprocess.CompletedProcess(command, 0 if answer else 1, answer, "")
+
+    monkeypatch.setattr(queue, "ask", fake_srun)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    found = doctor.driver(Profile(gpus_per_node=4, partition="gpu"), Placement(2, 4, 4, 60))
+    assert (found.verdict, found.words[: len(words)]) == (verdict, words)
+    assert {"srun", "--immediate=5", "--gres=gpu:1", "--nodes=1", "--partition=gpu", "--time=1"} <= set(asked)
