@@ -5,7 +5,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
 class StopRequest:
@@ -61,6 +64,32 @@ class StopRequest:
     def reason(code: int) -> str:
         """The word for the step ledger."""
         return "deadline" if code == 1000 else signal.Signals(code).name
+
+
+class CtrlC:
+    """Ends this process: at once as long as nothing is drawn, then where progress is told; the second time at once.
+
+    Python's own handler raises between any two instructions, also where an exception is only printed and then lost.
+    """
+
+    def __init__(self) -> None:
+        self.waits, self.came = False, False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if self.came or not self.waits:
+            end_process(INTERRUPTED)
+        self.came = True
+
+    def check(self, progress: Callable[[float], None]) -> Callable[[float], None]:
+        """The same progress, which raises KeyboardInterrupt when Ctrl-C has come."""
+        self.waits = True
+
+        def told(images: float) -> None:
+            if self.came:
+                raise KeyboardInterrupt
+            progress(images)
+
+        return told
 
 
 def end_process(code: int = 0) -> None:

@@ -18,7 +18,7 @@ from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch.job import leave_trace
 from hpcvision.launch.local import run_processes, usable_cores
 from hpcvision.rundir import RunDir, write_json
-from hpcvision.stopping import StopRequest
+from hpcvision.stopping import CtrlC, StopRequest
 
 if TYPE_CHECKING:
     from hpcvision.training.requests import Request
@@ -249,8 +249,9 @@ def not_written(output: Path, error: OSError) -> UserError:
 def run_request(rundir: RunDir, request: "Request | None" = None) -> None:
     """Draw as the rank that the environment says; the folder is where the ranks meet."""
     # Whoever started this process blocked the signals that a training answers; here they just end it.
+    ctrl_c = CtrlC()
     for number in StopRequest.SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, ctrl_c if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, StopRequest.SIGNALS)
     from hpcvision import distributed
     from hpcvision.training.requests import WORK, Request, Work, images_to_draw
@@ -260,9 +261,12 @@ def run_request(rundir: RunDir, request: "Request | None" = None) -> None:
     try:
         rank = distributed.start(place, rundir.folder)
         with Work(request, rank, images_to_draw(request)) as work:
+            work.progress = ctrl_c.check(work.progress)
             WORK[request.kind](work)
         distributed.stop()
     except Exception as error:
+        if ctrl_c.came:  # another rank has ended already, which is all that went wrong
+            raise KeyboardInterrupt from None
         told = not_written(Path(request.output), error) if isinstance(error, OSError) else error
         if place.world_size == 1:
             distributed.stop()

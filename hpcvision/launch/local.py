@@ -13,7 +13,7 @@ from hpcvision.config import RunConfig
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch.job import FAILURE_PIPE
 from hpcvision.rundir import RunDir
-from hpcvision.stopping import StopRequest
+from hpcvision.stopping import INTERRUPTED, StopRequest
 
 # Below so many images a process spends more on the rest of a step than on its share of the batch.
 LEAST_IMAGES = 32
@@ -22,7 +22,6 @@ LEAST_IMAGES = 32
 THREADS_ARE_FASTER = {"addnist_cnn"}
 # malloc in huge pages, which can only be asked for before a process starts: 9 % less CPU time for a training step.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
 
 

@@ -21,7 +21,7 @@ from hpcvision.results.record import Rows, Samples, Score
 from hpcvision.results.writer import add_scores, write_images
 from hpcvision.training import scoring
 from hpcvision.training.artefacts import Gallery
-from hpcvision.training.generation import Generator, balanced_labels
+from hpcvision.training.generation import Generator, Progress, balanced_labels
 from hpcvision.training.precision import choose_precision, set_arithmetic
 from hpcvision.training.progress import Drawn, StepProgress
 
@@ -62,7 +62,7 @@ class Work:
         self.images = Generator(self.config, rank, self.precision)
         self.shape = {"image_size": self.config.model.image_size, "num_classes": self.config.model.num_classes}
         self.bar = StepProgress(first_step=0, steps=round(total), name="images", is_main=rank.is_main, unit="image")
-        self.progress = Drawn(self.bar, total, rank.world_size)
+        self.progress: Progress = Drawn(self.bar, total, rank.world_size)
 
     def __enter__(self) -> "Work":
         self.bar.__enter__()

@@ -2,7 +2,9 @@
 
 import getpass
 import json
+import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -12,6 +14,7 @@ from hpcvision.errors import UserError
 from hpcvision.launch.local import choose_processes, failure
 from hpcvision.launch.submit import visible_gpus
 from hpcvision.rundir import RunDir
+from hpcvision.stopping import CtrlC
 
 CRASH = "rank 1: Traceback (most recent call last):\n  File ...\nZeroDivisionError: division by zero\n"
 
@@ -107,3 +110,32 @@ def test_the_running_code_is_recorded_with_what_is_not_committed(tmp_path, monke
     (package / "__init__.py").write_text("ü" * 20_000 + "\n")
     assert len(json.dumps(provenance.git_commit()["git_diff"])) <= provenance.LONGEST_DIFF + 10
     assert provenance.git_commit()["git_diff"].endswith("[cut]")
+
+
+def test_ctrl_c_while_drawing_is_raised_where_progress_is_told_and_nowhere_else():
+    ctrl_c, told = CtrlC(), []
+    before = signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        progress = ctrl_c.check(told.append)
+        progress(1.0)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            progress(1.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told == [1.0]
+
+
+@pytest.mark.parametrize("prepare", ["", "ctrl_c.check(print); signal.raise_signal(signal.SIGINT)"])
+def test_ctrl_c_before_anything_is_drawn_and_a_second_one_end_at_once(prepare):
+    code = f"""
+import signal
+from hpcvision.stopping import CtrlC
+ctrl_c = CtrlC()
+signal.signal(signal.SIGINT, ctrl_c)
+{prepare}
+signal.raise_signal(signal.SIGINT)
+print("still here")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
