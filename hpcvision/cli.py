@@ -86,11 +86,16 @@ def train(
 def sweep(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of a sweep file.")],
     overrides: Overrides = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials [the sweep's own].")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials [the sweep's own].")] = None,
     cpus_per_trial: Annotated[float, typer.Option(min=0.1, help="CPU cores of every trial.")] = 1.0,
+    per_gpu: Annotated[int | None, typer.Option(min=1, help="Trials on a GPU at the same time [up to 8].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show ten configurations.")] = False,
     runs: Runs = None,
 ) -> None:
-    """Train neighbours of a job with Ray Tune and collect them in one sweep.h5.
+    """Search the neighbours of a job below the cap with Ray Tune, and leave all trials in one sweep.h5.
+
+    Ctrl-C saves all trials and stops; --resume goes on.
 
     Example: hpcvision sweep demo --trials 4
     """
@@ -98,7 +103,18 @@ def sweep(
     from hpcvision.rundir import runs_folder
     from hpcvision.sweep.driver import run_sweep
 
-    run_sweep(name, parse(overrides or []), runs_folder(runs), trials=trials, cpus_per_trial=cpus_per_trial)
+    sys.exit(
+        run_sweep(
+            name,
+            parse(overrides or []),
+            runs_folder(runs),
+            trials=trials,
+            cpus_per_trial=cpus_per_trial,
+            per_gpu=per_gpu,
+            resume=resume,
+            dry_run=dry_run,
+        )
+    )
 
 
 @app.command()

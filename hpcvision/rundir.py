@@ -141,6 +141,11 @@ class RunDir:
         """True when the last stay reached the last step and wrote the archive."""
         return any(event.get("event") == "finished" for event in read_journal(self.log))
 
+    @property
+    def has_read_test(self) -> bool:
+        """True when the run has ended with the scores of the test split; False for a finished trial of a sweep."""
+        return any(event["event"] == "evaluate" and event["split"] == "test" for event in read_journal(self.log))
+
 
 @dataclass(frozen=True)
 class Heartbeat:

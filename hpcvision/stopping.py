@@ -6,9 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+# Codes of a stop beside the numbers of signals.
+DEADLINE, RUNG, ASKED = 1000, 1001, 1002
+REASONS = {DEADLINE: "deadline", RUNG: "rung", ASKED: "sweep stopped"}
 
 
 class StopRequest:
@@ -20,15 +25,19 @@ class StopRequest:
 
     SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(self, deadline: float | None = None, *, pause_at: int | None = None, file: Path | None = None) -> None:
         self.deadline = deadline
         """Seconds since the epoch at which to stop, or None."""
+        self.pause_at = pause_at
+        """Step at which a trial of a sweep is compared with the others, or None."""
+        self.file = file
+        """A file that asks this process to stop by being there: a sweep's processes may be on other machines."""
         self.received = 0
         """Number of the signal that came, or 0."""
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        # Ray runs a trial beside the main thread, where Python allows no signal handlers; Ray itself ends trials.
+        # Beside the main thread Python allows no signal handlers.
         here = threading.current_thread() is threading.main_thread()
         for number in self.SIGNALS if here else ():
             # What the starter had ignored, as nohup and `submit` do for a run in the background, stays ignored.
@@ -55,15 +64,21 @@ class StopRequest:
 
     @property
     def code(self) -> int:
-        """0 to go on; else the signal's number, or 1,000 when the deadline has come."""
+        """0 to go on; else the signal's number, DEADLINE or ASKED."""
         if self.received:
             return self.received
-        return 1000 if self.deadline is not None and time.time() >= self.deadline else 0
+        if self.deadline is not None and time.time() >= self.deadline:
+            return DEADLINE
+        return ASKED if self.file is not None and self.file.exists() else 0
+
+    def pause(self, step: int) -> int:
+        """RUNG when a trial is to be compared after this step, else 0; the same on all ranks."""
+        return RUNG if step == self.pause_at else 0
 
     @staticmethod
     def reason(code: int) -> str:
         """The word for the step ledger."""
-        return "deadline" if code == 1000 else signal.Signals(code).name
+        return REASONS.get(code) or signal.Signals(code).name
 
 
 class CtrlC:

@@ -42,6 +42,10 @@ class TrainJob:
     """False for trials of a sweep: selection never reads the test split."""
     further: tuple[str, ...] = ()
     """More runs for the same process, one after the other: Python and torch take seconds to start."""
+    pause_at: int | None = None
+    """Step at which a trial of a sweep is compared with the others."""
+    stop_file: str | None = None
+    """A file that asks to stop by being there."""
 
     def __call__(self) -> dict[str, object]:
         """Train as the rank that the environment says; returns the outcome of the last run as plain values.
@@ -51,7 +55,8 @@ class TrainJob:
         outcome: dict[str, object] = {}
         error = None
         # Before torch is imported, which takes seconds: a signal that comes meanwhile is a wish to stop, too.
-        with StopRequest(self.deadline()) as stop:
+        file = Path(self.stop_file) if self.stop_file else None
+        with StopRequest(self.deadline(), pause_at=self.pause_at, file=file) as stop:
             for folder in (self.folder, *self.further):
                 if stop.code and outcome:
                     outcome = {"finished": False, "step": 0, "reason": StopRequest.reason(stop.code), "scores": {}}
@@ -101,11 +106,12 @@ def leave_word() -> None:
 def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> dict[str, object]:
     """Train in `rundir` as one rank; the main rank draws the training graph when the run is finished.
 
-    A run that is finished already is left alone: going on would read the test split again.
+    A run that is finished already is left alone: going on would read the test split again. A finished trial of a sweep
+    has not read it, and does so now when it may.
     """
     config = rundir.read_config()
     check_affinity()
-    if rundir.is_finished:
+    if rundir.is_finished and (rundir.has_read_test or not read_test):
         return {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
     from hpcvision import distributed
     from hpcvision.training.loop import train

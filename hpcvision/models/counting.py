@@ -1,5 +1,6 @@
 """What a model costs: parameters and multiply-adds, layer by layer, and the hard cap; all on the meta device."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,18 +31,64 @@ def stored_numbers_of(config: ModelConfig) -> int:
         return sum(tensor.numel() for tensor in build_model(config).state_dict().values())
 
 
-def widest_below(config: ModelConfig, cap: int) -> float | None:
-    """The largest width, in thousandths, whose parameter count is below `cap`; None when even the smallest is not."""
-    low, high = 0, 1
-    while parameters_of(config.model_copy(update={"width": high / 1000})) < cap:
+# Channels round up at widths of (k + 1/2) / c for a layer of c: two such widths are 2e-6 apart or more up to c = 512.
+FINEST = 2**-20
+
+
+@lru_cache(maxsize=1024)
+def activations_of(config: ModelConfig) -> int:
+    """Numbers that the layers of a model give out for one image, all together, without allocating them."""
+    with torch.device("meta"):
+        model = build_model(config).eval()
+    count = 0
+
+    def add(module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal count
+        count += output.numel() if not list(module.children()) else 0
+
+    for module in model.modules():
+        module.register_forward_hook(add)
+    with torch.no_grad():
+        model(*example_inputs(config, 1, "meta"))
+    return count
+
+
+@lru_cache(maxsize=1024)
+def largest_below(config: ModelConfig, cap: int, field: str = "width") -> float | None:
+    """The largest value of a setting, within FINEST, whose parameter count is below `cap`; None when there is none.
+
+    Takes for granted that a model with a larger value has at least as many parameters.
+    """
+    low, high = 0.0, 1.0
+    while parameters_of(config.model_copy(update={field: high})) < cap:
         low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if parameters_of(config.model_copy(update={"width": middle / 1000})) < cap:
+    while high - low > FINEST:
+        middle = (low + high) / 2
+        if parameters_of(config.model_copy(update={field: middle})) < cap:
             low = middle
         else:
             high = middle
-    return low / 1000 or None
+    return low or None
+
+
+@lru_cache(maxsize=1024)
+def filling(config: ModelConfig, cap: int, field: str = "width") -> float | None:
+    """The shortest decimal number with which a model has the most parameters that stay below `cap`, or None."""
+    largest = largest_below(config, cap, field)
+    if largest is None:
+        return None
+    most = parameters_of(config.model_copy(update={field: largest}))
+    for digits in range(1, 8):
+        value = math.floor(largest * 10.0**digits) / 10.0**digits
+        if value and parameters_of(config.model_copy(update={field: value})) == most:
+            return value
+    return largest
+
+
+def widest_below(config: ModelConfig, cap: int) -> float | None:
+    """The largest width, in thousandths, whose parameter count is below `cap`; None when even the smallest is not."""
+    largest = largest_below(config, cap)
+    return math.floor(1000 * largest) / 1000 or None if largest else None
 
 
 def check_cap(config: RunConfig) -> int:

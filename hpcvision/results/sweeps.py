@@ -13,6 +13,23 @@ from hpcvision.results.reader import check_format
 from hpcvision.results.record import FORMAT
 from hpcvision.results.writer import column
 
+COLUMNS = (
+    ("label", "str", "name of the trial"),
+    ("fingerprint", "str", "its run"),
+    ("status", "str", "finished, stopped (by the scheduler), failed or unfinished"),
+    ("reason", "str", "why it failed or was stopped"),
+    ("role", "str", "trial, or seed for one of the best once more with another seed"),
+    ("seed", "i8", "seed of the run"),
+    ("parameters", "i8", "parameters of the model"),
+    ("steps", "i8", "optimisation steps that were trained"),
+)
+RUNG_COLUMNS = (
+    ("fingerprint", "str", "the run that was compared"),
+    ("step", "i8", "after this optimisation step"),
+    ("objective", "f8", "its validation score then"),
+    ("decision", "str", "continue or stop"),
+)
+
 
 @dataclass
 class Trial:
@@ -21,10 +38,17 @@ class Trial:
     label: str
     fingerprint: str
     status: str
-    """finished, failed or unfinished."""
+    """finished, stopped (by the scheduler), failed or unfinished."""
     parameters: int
+    steps: int
+    """Optimisation steps that were trained."""
+    seed: int
+    role: str
+    """trial, or seed for one of the best once more with another seed."""
     objective: float
-    """Validation score of the headline weights at the last step; NaN when the trial did not finish."""
+    """Validation score of the headline weights at the last step, or at the rung that stopped it; else NaN."""
+    reason: str
+    """Why it failed or was stopped."""
     overrides: dict[str, Any]
     archive: Path
 
@@ -38,11 +62,16 @@ def write_sweep(
     caps: dict[str, int],
     provenance: dict[str, Any],
     objective: str,
+    larger_is_better: bool,
     trials: list[Trial],
+    rungs: list[dict[str, Any]],
+    expected_best: list[float],
+    facts: dict[str, Any],
 ) -> None:
     """Replace the sweep archive at `path`, whole or not at all; trials without an archive keep their row.
 
-    base and fingerprint are those of the configuration that the trials are changes of.
+    base and fingerprint are those of the configuration that the trials are changes of. rungs: decisions of the
+    scheduler in their order; expected_best: of 1, 2, ... trials; facts: further attributes of the root.
     """
 
     def fill(file: h5py.File) -> None:
@@ -51,20 +80,28 @@ def write_sweep(
             kind="sweep",
             name=name,
             fingerprint=fingerprint,
-            finished=all(trial.status == "finished" for trial in trials),
+            finished=all(trial.status in ("finished", "stopped") for trial in trials),
             objective=objective,
+            **facts,
             config_json=json.dumps(base, sort_keys=True),
             caps_json=json.dumps(caps, sort_keys=True),
             provenance_json=json.dumps(provenance, sort_keys=True),
         )
         table = file.create_group("trials")
         table.attrs["description"] = "one row per trial; the other columns are the keys that the sweep turned"
-        for key, text in (("label", "name of the trial"), ("fingerprint", "its run"), ("status", "how it ended")):
-            column(table, key, [getattr(trial, key) for trial in trials], "str", text)
-        column(table, "parameters", [trial.parameters for trial in trials], "i8", "parameters of the model")
+        for key, kind, text in COLUMNS:
+            column(table, key, [getattr(trial, key) for trial in trials], kind, text)
         dataset = column(table, "objective", [trial.objective for trial in trials], "f8", f"validation {objective}")
-        dataset.attrs["higher_is_better"] = objective != "loss"
-        for key in sorted({key for trial in trials for key in trial.overrides}):
+        dataset.attrs["higher_is_better"] = larger_is_better
+        if rungs:
+            group = file.create_group("rungs")
+            group.attrs["description"] = "comparisons of the scheduler, in the order in which they were made"
+            for key, kind, text in RUNG_COLUMNS:
+                column(group, key, [rung[key] for rung in rungs], kind, text)
+        if expected_best:
+            text = f"expected best validation {objective} of 1, 2, ... finished trials"
+            file.create_dataset("expected_best", data=expected_best).attrs["description"] = text
+        for key in sorted({key for trial in trials for key in trial.overrides} - {key for key, _, _ in COLUMNS}):
             values = [trial.overrides.get(key) for trial in trials]
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
                 column(table, key, values, "f8", f"value of {key}")
@@ -81,3 +118,12 @@ def write_sweep(
         digests.seal(file)
 
     write_archive(path, fill)
+
+
+def sweep_is_finished(path: Path) -> bool:
+    """True when the archive is there and all of its trials have ended well."""
+    if not path.exists():
+        return False
+    with open_archive(path) as file:
+        check_format(file, "sweep", path)
+        return bool(file.attrs["finished"])

@@ -1,205 +1,208 @@
-"""Runs a plan's trials with Ray Tune on this machine and collects them; the truth is in the run folders."""
+"""Runs a plan's trials with Ray Tune and collects them; the truth is in the run folders, so any stop can be resumed."""
 
-import logging
-import math
+import contextlib
+import json
 import os
 import shutil
-import sys
-import tempfile
-import time
+import signal
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from hpcvision import data, provenance
-from hpcvision.config import CAPS, RunConfig, apply
+from hpcvision import data
 from hpcvision.errors import UserError
-from hpcvision.launch.job import TrainJob, prepare
-from hpcvision.models.counting import parameters_of
-from hpcvision.report.tables import table
-from hpcvision.results.reader import read_curves, read_summary
-from hpcvision.results.sweeps import Trial, write_sweep
-from hpcvision.rundir import RunDir, read_journal
+from hpcvision.launch.job import prepare
+from hpcvision.launch.space import bytes_needed, megabytes
+from hpcvision.models.counting import stored_numbers_of
+from hpcvision.results.sweeps import sweep_is_finished
+from hpcvision.rundir import write_json
+from hpcvision.stopping import INTERRUPTED, StopRequest
+from hpcvision.sweep.collect import Sweep, write_archive
 from hpcvision.sweep.plan import Plan, make_plan
-from hpcvision.training.progress import LINE_SECONDS
+from hpcvision.sweep.private_ray import PrivateRay
+from hpcvision.sweep.tables import print_planned, print_trials
 
-COLUMNS = 5  # settings that fit into the table of a terminal
+
+@dataclass(frozen=True)
+class Resources:
+    """What of this machine a sweep may use."""
+
+    cpus: int
+    gpus: int
+    cpus_per_trial: float
+    gpus_per_trial: float
+
+    @property
+    def at_once(self) -> int:
+        """Trials that fit at the same time."""
+        by_cpu = int(self.cpus / self.cpus_per_trial + 1e-9)
+        return max(1, min(by_cpu, int(self.gpus / self.gpus_per_trial + 1e-9)) if self.gpus_per_trial else by_cpu)
 
 
-def run_sweep(wanted: str, overrides: dict[str, Any], runs: Path, *, trials: int | None, cpus_per_trial: float) -> None:
-    """Train all trials that are not finished yet, write sweep.h5, print the table; UserError when a trial failed."""
+def run_sweep(
+    wanted: str,
+    overrides: dict[str, Any],
+    runs: Path,
+    *,
+    trials: int | None = None,
+    cpus_per_trial: float = 1.0,
+    per_gpu: int | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Train all trials that have not ended yet, the best with further seeds, write sweep.h5, print the table.
+
+    Gives the exit code: 130 when it was stopped; raises UserError when a trial failed.
+    """
     plan = make_plan(wanted, overrides, trials=trials)
-    folder = (runs / f"{plan.name}-sweep").absolute()
-    rundirs = [prepare(apply(plan.base, turned), folder) for _, turned in plan.trials]
     console = Console(highlight=False)
-    console.print(
-        f"{plan.name}: {len(rundirs)} trials of {plan.base.run_name} on {data_name(plan.base)}, "
-        f"objective validation {plan.objective}; "
-        f"{plan.removed} candidates were over the cap and are not tried"
-    )
-    waiting = [index for index, rundir in enumerate(rundirs) if not rundir.is_finished]
-    if len(waiting) < len(rundirs):
-        console.print(f"{len(rundirs) - len(waiting)} trials are finished already")
-    if waiting:
-        run_trials(plan, rundirs, waiting, folder, cpus_per_trial=cpus_per_trial)
-    rows = collect(plan, rundirs)
-    archive = folder / "sweep.h5"
-    write_sweep(
-        archive,
-        name=plan.name,
-        base=plan.base.model_dump(mode="json"),
-        fingerprint=plan.base.fingerprint,
-        caps=CAPS[plan.base.task.kind]._asdict(),
-        provenance=provenance.collect(),
-        objective=plan.objective,
-        trials=rows,
-    )
-    print_trials(plan, rows, console)
-    console.print(f"  {archive}")
-    failed = [row for row in rows if row.status != "finished"]
+    say_what(plan, console)
+    if dry_run:
+        print_planned(plan, console)
+        return 0
+    folder = (runs / f"{plan.name}-sweep").absolute()
+    resources = resources_here(plan, cpus_per_trial, per_gpu)
+    check_folder(plan, folder, resume=resume)
+    sweep = Sweep(plan, folder)
+    sweep.add_known_trials()
+    check_room(sweep)
+    for row in sweep.rows:
+        prepare(row.config, folder)
+    ended = len([row for row in sweep.rows if sweep.has_ended(row)])
+    if ended:
+        console.print(f"{ended} of {plan.wanted} trials have ended already")
+    with Stopping(folder) as stopping, PrivateRay(cpus=resources.cpus, gpus=resources.gpus) as ray:
+        train(sweep, resources, stopping, ray)
+        if not stopping.asked:
+            sweep.add_seeds()
+            for row in sweep.rows:
+                prepare(row.config, folder)
+            train(sweep, resources, stopping, ray)
+        if not stopping.asked and sweep.choose_winner():
+            train(sweep, resources, stopping, ray, read_test=True)
+    archive = write_archive(sweep)
+    print_trials(sweep, console)
+    console.print(f"  {archive}", soft_wrap=True)
+    if stopping.asked:
+        console.print(f"stopped; `hpcvision sweep {wanted} --resume` goes on from here", soft_wrap=True)
+        return INTERRUPTED
+    failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(rows)} trials did not finish ({failed[0].label}: see "
-            f"{failed[0].archive.parent / 'FAILED.txt'}); the same command tries them again"
+            f"{len(failed)} of {len(sweep.rows)} trials did not finish ({failed[0].label}: {sweep.reason(failed[0])}; "
+            f"see {failed[0].rundir.failure}); the same command with --resume tries them again"
+        )
+    return 0
+
+
+def say_what(plan: Plan, console: Console) -> None:
+    """What will be searched, and what the caps took away."""
+    base = plan.base
+    name = data.describe(base.data, image_size=base.model.image_size, num_classes=base.model.num_classes)
+    console.print(
+        f"{plan.name}: {plan.wanted} trials of {base.run_name} on {name}, objective validation {plan.objective}; "
+        f"the caps removed {plan.removed} of {plan.combinations} combinations and {1 - plan.share:.1%} of the space"
+        if plan.surfaces
+        else f"{plan.name}: {plan.wanted} variants of {base.run_name} on {name}, objective validation {plan.objective}",
+        soft_wrap=True,
+    )
+
+
+def resources_here(plan: Plan, cpus_per_trial: float, per_gpu: int | None) -> Resources:
+    """How trials share this machine; UserError for more trials on a GPU than have room there."""
+    cpus, gpus = len(os.sched_getaffinity(0)), 0  # of the allocation, not of the machine
+    if Path("/proc/driver/nvidia").exists():  # torch takes more than a second, which a sweep on CPUs need not wait for
+        import torch
+
+        gpus = torch.cuda.device_count()
+    if not gpus:
+        return Resources(cpus, 0, min(cpus_per_trial, cpus), 0.0)
+    per_gpu = per_gpu or max(1, min(8, int(cpus / cpus_per_trial / gpus)))
+    from hpcvision.sweep.room import check_gpu_room
+
+    check_gpu_room(plan.base, per_gpu)
+    return Resources(cpus, gpus, min(cpus_per_trial, cpus / gpus / per_gpu), 1 / per_gpu)
+
+
+def check_folder(plan: Plan, folder: Path, *, resume: bool) -> None:
+    """Raise UserError when the folder holds another sweep, or a begun one that is not to be resumed."""
+    path, here = folder / "sweep.json", plan.identity()
+    try:
+        there = json.loads(path.read_text())
+    except FileNotFoundError:
+        there = None
+        if resume:
+            raise UserError(f"{folder} holds no sweep to resume; leave out --resume") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose another --runs") from None
+    here = json.loads(json.dumps(here))
+    if there is not None and there != here:
+        keys = ", ".join(key for key in here if there.get(key) != here[key])
+        raise UserError(f"{folder} is of another sweep (it differs in {keys}); choose another --runs")
+    if there is not None and not resume and not sweep_is_finished(folder / "sweep.h5"):
+        raise UserError(f"{folder} holds this sweep, begun before; go on with --resume, or choose another --runs")
+    if there is None:
+        write_json(path, here)
+
+
+def check_room(sweep: Sweep) -> None:
+    """Raise UserError when the disk cannot hold all trials that have not begun."""
+    new = [row for row in sweep.rows if not row.rundir.folder.exists()]
+    needed = sum(bytes_needed(row.config, stored_numbers_of(row.config.model))[0] for row in new)
+    free = shutil.disk_usage(sweep.folder).free
+    if needed > free:
+        raise UserError(
+            f"{len(new)} trials need about {megabytes(needed)} MB in {sweep.folder}, but the disk has "
+            f"{megabytes(free)} MB free; make room, choose another --runs or fewer --trials"
         )
 
 
-def run_trials(plan: Plan, rundirs: list[RunDir], waiting: list[int], folder: Path, *, cpus_per_trial: float) -> None:
-    """Let Ray Tune train the waiting trials, as many at once as there are CPUs; one that fails ends no other."""
-    os.environ.pop("RAY_ADDRESS", None)  # never join somebody else's cluster
-    # Tune's own tables would stand between the lines below.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Otherwise trials run in folders of their own and do not find data/ beside the user.
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-    import torch
-    from ray import tune
+class Stopping:
+    """Asks all trials to save and stop, wherever they are, when the sweep is asked to."""
 
-    # A failed trial is told in one line below, and its traceback is in its folder.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # Short: Ray's sockets live there, and their names may have at most 107 characters.
-    temporary = Path(tempfile.mkdtemp(prefix="hv", dir="/tmp"))
-    gpus = torch.cuda.device_count()
-    cpus = len(os.sched_getaffinity(0))
-    trial_cpus = min(cpus_per_trial, cpus)
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100 * 2**20,  # trials exchange a few numbers
-        _temp_dir=str(temporary),
-    )
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "stop"
+        self.asked = False
+        self._previous: dict[int, Any] = {}
 
-    folders = [str(rundir.folder) for rundir in rundirs]
+    def __enter__(self) -> "Stopping":
+        self.file.unlink(missing_ok=True)
+        for number in StopRequest.SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
 
-    def trainable(chosen: dict[str, Any]) -> dict[str, float]:
-        folder = RunDir(Path(folders[chosen["trial"]]))
-        TrainJob(str(folder.folder), read_test=False)()
-        return {"objective": objective_of(folder, plan.objective)}
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self.file.unlink(missing_ok=True)
 
-    try:
-        tune.Tuner(
-            tune.with_resources(trainable, {"cpu": trial_cpus, "gpu": min(1.0, gpus * trial_cpus / cpus)}),
-            param_space={"trial": tune.grid_search(waiting)},
-            tune_config=tune.TuneConfig(metric="objective", mode="min" if plan.objective == "loss" else "max"),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=str(folder),
-                verbose=0,
-                callbacks=[narrator(plan, rundirs, waiting)],
-                log_to_file=False,
-            ),
-        ).fit()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.ask()
+
+    def ask(self) -> None:
+        """Stop."""
+        self.asked = True
+        with contextlib.suppress(OSError):
+            self.file.touch()
 
 
-def narrator(plan: Plan, rundirs: list[RunDir], waiting: list[int]) -> Any:
-    """A Tune callback that prints a line for every trial that ends, and every 30 seconds how far the others are."""
-    from ray import tune
+def train(sweep: Sweep, resources: Resources, stopping: Stopping, ray: PrivateRay, *, read_test: bool = False) -> None:
+    """Let Ray Tune train the rows that have not ended; with read_test those of the winner are scored on the test split.
 
-    class Narrator(tune.Callback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.done = 0
-            self.last_line = time.monotonic()
+    A trial that fails ends no other.
+    """
+    if read_test:
+        waiting = [row for row in sweep.rows if row.trial == sweep.winner and not sweep.has_tested(row)]
+    else:
+        waiting = [row for row in sweep.rows if not sweep.has_ended(row)]
+    more = 0 if sweep.seeded else sweep.plan.wanted - len(sweep.plan.trials)
+    if waiting or more:
+        from hpcvision.sweep.tuning import tune_trials
 
-        def say(self, line: str) -> None:
-            self.last_line = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
-
-        def ended(self, trial: Any, word: str) -> None:
-            self.done += 1
-            label, turned = plan.trials[trial.config["trial"]]
-            score = trial.last_result.get("objective", math.nan) if trial.last_result else math.nan
-            settings = "  ".join(f"{key}={value}" for key, value in turned.items())
-            self.say(f"{self.done}/{len(waiting)}  {label} {word}  {plan.objective} {score:.4f}  {settings}")
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            self.ended(trial, "finished")
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            self.ended(trial, "FAILED")
-
-        def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:  # noqa: ARG002
-            if time.monotonic() - self.last_line < LINE_SECONDS:
-                return
-            running = [trial.config["trial"] for trial in trials if trial.status == "RUNNING"]
-            far = (f"{plan.trials[index][0]} at step {last_step(rundirs[index]):,}" for index in running)
-            self.say(f"{self.done}/{len(waiting)}  running: {', '.join(far)}")
-
-    return Narrator()
-
-
-def last_step(rundir: RunDir) -> int:
-    """The last step that the journal tells of."""
-    return max((event["step"] for event in read_journal(rundir.log) if event["event"] == "train"), default=0)
-
-
-def objective_of(rundir: RunDir, objective: str) -> float:
-    """The validation score of the headline weights at the last step."""
-    headline = read_summary(rundir.results).config["ema"]["headline"]
-    _, evaluate = read_curves(rundir.results)
-    rows = evaluate[(evaluate["split"] == "validation") & (evaluate["weights"] == headline)]
-    return float(rows[objective].iloc[-1])
-
-
-def collect(plan: Plan, rundirs: list[RunDir]) -> list[Trial]:
-    """What the run folders say about every trial, in the order of the plan."""
-    rows = []
-    for (label, turned), rundir in zip(plan.trials, rundirs, strict=True):
-        config = apply(plan.base, turned)
-        finished = rundir.is_finished
-        status = "finished" if finished else "failed" if rundir.failure.exists() else "unfinished"
-        score = objective_of(rundir, plan.objective) if finished else math.nan
-        parameters = parameters_of(config.model)
-        rows.append(Trial(label, config.fingerprint, status, parameters, score, turned, rundir.results))
-    return rows
-
-
-def data_name(config: RunConfig) -> str:
-    """The name of the data for people."""
-    return data.describe(config.data, image_size=config.model.image_size, num_classes=config.model.num_classes)
-
-
-def print_trials(plan: Plan, rows: list[Trial], console: Console) -> None:
-    """All trials, the best first."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.overrides))
-    if len(keys) > COLUMNS:  # named variants that change much; their names say it
-        keys = []
-    shown = table("trial", "status", "parameters", plan.objective, *keys, numbers=("parameters", plan.objective))
-    sign = 1 if plan.objective == "loss" else -1
-    for row in sorted(rows, key=lambda row: (math.isnan(row.objective), sign * row.objective)):
-        values = [
-            f"{row.overrides.get(key, ''):.4g}"
-            if isinstance(row.overrides.get(key), float)
-            else str(row.overrides.get(key, ""))
-            for key in keys
-        ]
-        shown.add_row(row.label, row.status, f"{row.parameters:,}", f"{row.objective:.4f}", *values)
-    console.print(shown)
+        tune_trials(sweep, waiting, more, resources, stopping, ray.start(), read_test=read_test)

@@ -1,9 +1,11 @@
-"""Which trials a sweep is: its file, the overrides of every trial, and the cap checked before anything starts."""
+"""Which trials a sweep is: its file, and the overrides of every trial, all of them below the caps."""
 
 import itertools
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,50 +13,184 @@ from hpcvision.config import RunConfig, apply
 from hpcvision.config.catalogue import find, load_file, load_job
 from hpcvision.errors import CapExceeded, UserError
 from hpcvision.models.counting import check_cap
+from hpcvision.sweep.space import Surface, restrict
+from hpcvision.sweep.words import Asha, FillCap
 
-DRAWS_PER_TRIAL = 1000  # after so many over-cap draws in a row the space is called empty
+DRAWS_PER_TRIAL = 1000  # of points that are trials already, before the space is called exhausted
+
+OBJECTIVES = {"classify": ("accuracy", "loss"), "diffuse": ("frechet", "loss")}
+KNOWN = {"BASE", "FIXED", "SPACE", "VARIANTS", "OBJECTIVE", "TRIALS", "SEARCH", "SCHEDULER", "TOP", "SEEDS"}
+
+Search = Literal["variants", "grid", "random", "optuna"]
 
 
 @dataclass(frozen=True)
+class Planned:
+    """One trial before it is trained."""
+
+    label: str
+    overrides: dict[str, Any]
+    """What differs from the base."""
+    point: dict[str, Any] = field(default_factory=dict)
+    """Where an adaptive search put it, in its own coordinates."""
+
+
+@dataclass
 class Plan:
-    """A sweep, resolved: every trial's overrides, all of them under the cap."""
+    """A sweep, resolved."""
 
     name: str
     base: RunConfig
     objective: str
-    trials: list[tuple[str, dict[str, Any]]]
-    """(label, overrides) of every trial."""
-    removed: int
-    """Draws that the cap removed."""
+    search: Search
+    trials: list[Planned]
+    """All of them, but for an adaptive search, which adds them as it goes."""
+    wanted: int
+    """Number of trials when all are drawn."""
+    surfaces: list[Surface]
+    """The space below the caps, one for every combination of `tune.grid_search` values."""
+    scheduler: Asha | None
+    top: int
+    """So many of the best are trained with further seeds."""
+    seeds: int
+    """Number of seeds that these have in all."""
+    combinations: int = 0
+    """Combinations of settings that decide what a trial costs."""
+    removed: int = 0
+    """Those of them that the caps removed."""
+    share: float = 1.0
+    """How much of the space as written is below the caps."""
+
+    @property
+    def larger_is_better(self) -> bool:
+        """True for a score, False for a loss or a distance."""
+        return self.objective == "accuracy"
+
+    @property
+    def mode(self) -> str:
+        """What Ray calls it."""
+        return "max" if self.larger_is_better else "min"
+
+    def config(self, index: int) -> RunConfig:
+        """The configuration of a trial."""
+        return apply(self.base, self.trials[index].overrides)
+
+    def rungs(self, config: RunConfig) -> list[int]:
+        """Steps at which a trial is compared with the others."""
+        return self.scheduler.rungs(config.train.steps) if self.scheduler else []
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep, as plain values; more trials of the same space are the same sweep."""
+        return {
+            "sweep": self.name,
+            "base": self.base.fingerprint,
+            "objective": self.objective,
+            "search": self.search,
+            "scheduler": None if self.scheduler is None else vars(self.scheduler),
+            "space": [{key: in_words(domain) for key, domain in surface.space.items()} for surface in self.surfaces]
+            or [planned.overrides for planned in self.trials],
+        }
 
 
-def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None, seed: int = 0) -> Plan:
+def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None = None, seed: int = 0) -> Plan:
     """The plan of the sweep named `wanted`, the same for the same seed; raises UserError for a bad sweep file.
 
-    overrides go into every trial, before what the sweep turns.
+    overrides go into every trial, before what the sweep turns. The first trials of a longer sweep are those of a
+    shorter one.
     """
     path = find("sweeps", wanted)
     module = load_file(path)
+    check_words(module, str(path))
     base = apply(load_job(module.BASE), dict(getattr(module, "FIXED", {})) | dict(overrides))
     if base.data.train_on != "train":
         raise UserError("a sweep selects on the validation images, so data.train_on must be train")
     objective = getattr(module, "OBJECTIVE", "loss")
+    choices = OBJECTIVES[base.task.kind]
+    if objective not in choices:
+        raise UserError(f"OBJECTIVE={objective!r} of {path} is never reported; choose one of {', '.join(choices)}")
+    count = trials if trials is not None else getattr(module, "TRIALS", 1)
+    if count < 1:
+        raise UserError(f"{path} asks for TRIALS={count}; give at least 1")
+    scheduler = getattr(module, "SCHEDULER", None)
+    if scheduler and not scheduler.rungs(base.train.steps):
+        raise UserError(f"SCHEDULER of {path}: first_rung={scheduler.first_rung} is no step before the last one")
     if hasattr(module, "VARIANTS"):
-        drawn = [(label, dict(turned)) for label, turned in module.VARIANTS.items()][: trials or None]
-        for _, turned in drawn:
-            check_cap(apply(base, turned))
-        return Plan(path.stem, base, objective, drawn, removed=0)
-    if not hasattr(module, "SPACE"):
+        drawn = [Planned(label, dict(turned)) for label, turned in module.VARIANTS.items()][:trials]
+        plan = Plan(path.stem, base, objective, "variants", drawn, len(drawn), [], scheduler, 0, 1)
+        for index in range(len(drawn)):
+            check_cap(plan.config(index))
+        return plan
+    plan = Plan(path.stem, base, objective, "random", [], 0, [], scheduler, module_top(module), module_seeds(module))
+    restrict_all(plan, module.SPACE)
+    if getattr(module, "SEARCH", "random") == "optuna":
+        check_optuna(plan, str(path))
+        plan.search, plan.wanted = "optuna", count
+        return plan
+    drawn_at_all = any(hasattr(domain, "sample") for domain in module.SPACE.values())
+    plan.search = "random" if drawn_at_all else "grid"
+    draw_all(plan, count if drawn_at_all else 1, np.random.RandomState(seed))
+    return plan
+
+
+def module_top(module: ModuleType) -> int:
+    """TOP of a sweep file."""
+    return int(getattr(module, "TOP", 1))
+
+
+def module_seeds(module: ModuleType) -> int:
+    """SEEDS of a sweep file."""
+    return int(getattr(module, "SEEDS", 3))
+
+
+def check_words(module: ModuleType, path: str) -> None:
+    """Raise UserError for a sweep file that lacks something, or has a name that is nearly one of ours."""
+    if not hasattr(module, "BASE"):
+        raise UserError(f"{path} has no BASE, the name of a job; see sweeps/demo.py for an example")
+    if not hasattr(module, "SPACE") and not hasattr(module, "VARIANTS"):
         raise UserError(f"{path} has neither SPACE nor VARIANTS; see sweeps/demo.py for an example")
-    # The random state, not torch's: Ray's distributions draw from numpy.
-    random = np.random.RandomState(seed)
-    drawn, removed = [], 0
-    for _ in range(trials or module.TRIALS):
-        for turned in grids(module.SPACE):
-            feasible, over = draw_under_cap(base, turned, random)
-            removed += over
-            drawn.append((f"trial {len(drawn) + 1}", feasible))
-    return Plan(path.stem, base, objective, drawn, removed)
+    search = getattr(module, "SEARCH", "random")
+    if search not in ("random", "optuna"):
+        raise UserError(f"SEARCH={search!r} of {path} does not exist; choose random (or a grid in SPACE) or optuna")
+    scheduler = getattr(module, "SCHEDULER", None)
+    if scheduler is not None and not isinstance(scheduler, Asha):
+        raise UserError(f"SCHEDULER of {path} is {scheduler!r}; write for example asha(first_rung=500)")
+
+
+def restrict_all(plan: Plan, space: Mapping[str, Any]) -> None:
+    """Put the space below the caps into the plan; raises UserError when there is nothing of it."""
+    nothing: UserError | None = None
+    weights = []
+    for listed in grids(space):
+        try:
+            surface = restrict(plan.base, listed)
+        except CapExceeded as error:
+            nothing = error
+            plan.combinations += 1
+            plan.removed += 1
+            weights.append(0.0)
+            continue
+        plan.surfaces.append(surface)
+        plan.combinations += surface.combinations
+        plan.removed += surface.removed
+        weights.append(surface.share)
+    if nothing and not plan.surfaces:
+        raise nothing
+    plan.share = sum(weights) / len(weights)
+
+
+def draw_all(plan: Plan, count: int, random: np.random.RandomState) -> None:
+    """Draw `count` trials for every combination of grid values, none of them twice."""
+    seen: set[str] = set()
+    for _ in range(count):
+        for surface in plan.surfaces:
+            for _ in range(DRAWS_PER_TRIAL):
+                turned = surface.draw(random)
+                fingerprint = apply(plan.base, turned).fingerprint
+                if fingerprint not in seen:
+                    seen.add(fingerprint)
+                    plan.trials.append(Planned(f"trial {len(plan.trials) + 1}", turned))
+                    break
+    plan.wanted = len(plan.trials)
 
 
 def grids(space: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -64,18 +200,22 @@ def grids(space: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(space) | dict(zip(gridded, combination, strict=True)) for combination in combinations]
 
 
-def draw_under_cap(
-    base: RunConfig, space: Mapping[str, Any], random: np.random.RandomState
-) -> tuple[dict[str, Any], int]:
-    """One set of overrides below the cap, and how many over it were thrown away before."""
-    for removed in range(DRAWS_PER_TRIAL):
-        turned = {}
-        for key, domain in space.items():
-            value = domain.sample(random_state=random) if hasattr(domain, "sample") else domain
-            turned[key] = value.item() if isinstance(value, np.generic) else value
-        try:
-            check_cap(apply(base, turned))
-        except CapExceeded:
-            continue
-        return turned, removed
-    raise UserError(f"{DRAWS_PER_TRIAL} draws in a row were over the cap; make SPACE smaller, for example model.width")
+def check_optuna(plan: Plan, path: str) -> None:
+    """Raise UserError where Optuna is not installed, or the space is one that it cannot search."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UserError(f"SEARCH='optuna' of {path} needs Optuna; run pip install 'hpcvision[optuna]'") from None
+    if len(plan.surfaces) + plan.removed > 1 and len(plan.surfaces) != 1:
+        raise UserError(f"SEARCH='optuna' of {path} takes no tune.grid_search; use tune.choice")
+
+
+def in_words(domain: Any) -> str:
+    """A distribution, the same text for the same one."""
+    if isinstance(domain, FillCap):
+        return "fills the cap"
+    if hasattr(domain, "domain_str"):
+        sampler = domain.get_sampler()
+        inner = f" of {sampler.get_sampler()} in steps of {sampler.q}" if hasattr(sampler, "q") else f" of {sampler}"
+        return f"{type(domain).__name__} {domain.domain_str}{inner}"
+    return json.dumps(domain)

@@ -1,6 +1,7 @@
 """TensorBoard: curves, a grid of augmented inputs, and the settings as HParams, in one event file per stay."""
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,19 +36,19 @@ class Board:
         """As `images`, of (N, H, W, 3) uint8."""
         self.images(name, torch.from_numpy(images).permute(0, 3, 1, 2) / 255, step)
 
-    def settings(self, config: RunConfig, scores: dict[str, float]) -> None:
-        """The flattened configuration as HParams with the final scores, in this event file.
+    def settings(self, config: RunConfig, metrics: Iterable[str]) -> None:
+        """The flattened configuration as HParams, compared by the last values of these metrics, in this event file.
 
+        Written when a run begins, so that it is there for one that is stopped or killed, too.
         SummaryWriter.add_hparams would start a second folder, which TensorBoard shows as a run of its own.
         """
+        scores = [f"{group}/{name}" for group in ("validation", "final_test") for name in ("loss", *metrics)]
         values: dict[str, Any] = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in flatten(config.model_dump(mode="json")).items()
         }
         for summary in hparams(values, dict.fromkeys(scores, 0.0)):
             self.writer.file_writer.add_summary(summary)
-        for name, value in scores.items():
-            self.writer.add_scalar(name, value, config.train.steps)
 
     def close(self) -> None:
         """Write everything out."""

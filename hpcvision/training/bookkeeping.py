@@ -82,6 +82,7 @@ class Bookkeeping:
             )
             self.board = Board(self.rundir, first_step=step)
             if step == 0:
+                self.board.settings(config, self.task.metric_names)
                 self.board.images("inputs", self.task.inputs(0, 64), 0)
         self.progress.__enter__()
         cap = (
@@ -111,9 +112,9 @@ class Bookkeeping:
     def after_step(self, stop: StopRequest) -> int:
         """Log, evaluate, save and agree, whatever is due after this step; the code of an agreed stop, or 0."""
         step, steps, cadence = self.state.step, self.config.train.steps, self.config.cadence
-        is_last = step == steps
-        saves = is_last or step % cadence.checkpoint_every == 0
-        evaluates = is_last or step % cadence.evaluate_every == 0
+        is_last, pause = step == steps, stop.pause(step)
+        saves = is_last or pause or step % cadence.checkpoint_every == 0
+        evaluates = is_last or pause or step % cadence.evaluate_every == 0
         code = 0
         if step >= self.next_agreement or saves or evaluates:
             code = self.agree(stop)
@@ -126,7 +127,7 @@ class Bookkeeping:
             self.preview()
         self.progress.advance(step, self.numbers)
         # A stop that comes with the last step comes too late: what is left is shorter than a restart.
-        return 0 if is_last else code
+        return 0 if is_last else code or pause
 
     def agree(self, stop: StopRequest) -> int:
         """The same stop code on all ranks; ends all of them when any had a non-finite loss.
@@ -201,11 +202,11 @@ class Bookkeeping:
         if images is not None and self.board:
             self.board.pictures("samples/from_the_same_noise", images, self.state.step)
 
-    def evaluate_if_missing(self) -> None:
+    def evaluate_if_missing(self, stop: StopRequest) -> None:
         """Make up for what is missing of this very step's evaluation, when the last stay ended amid or before it."""
         step = self.state.step
-        due = step > 0 and (step % self.config.cadence.evaluate_every == 0 or step == self.config.train.steps)
-        if not due:
+        every = self.config.cadence.evaluate_every
+        if not step or (step % every and step != self.config.train.steps and not stop.pause(step)):
             return
         events = self.journal.events if self.journal else []
         done = sum(event["event"] == "evaluate" and event["step"] == step for event in events)
@@ -289,7 +290,7 @@ class Bookkeeping:
         if self.journal and self.board:
             for name, samples in artefacts.samples.items():
                 self.board.pictures(f"samples/{name}", samples.images, state.step)
-            self.board.settings(config, {f"final_{split}/{name}": value for name, value in artefacts.scores.items()})
+            self.board.scalars(state.step, {f"final_{split}/{name}": score for name, score in artefacts.scores.items()})
             self.data |= {f"{split}_sha256": self.digest(split)}
             self.journal.add("stop", step=state.step, reason="finished")
             write_results(self.rundir.results, self.record(weights, finished=True, artefacts=artefacts, split=split))

@@ -49,9 +49,9 @@ def train_here(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest,
         with books:
             if said:
                 books.progress.say(said)
-            books.evaluate_if_missing()
+            books.evaluate_if_missing(stop)
             step = Step(config, state, task, rank, books.progress.say)
-            code = 0
+            code = stop.pause(state.step)
             while state.step < config.train.steps and not code:
                 step()
                 code = books.after_step(stop)

@@ -1,16 +1,21 @@
 """`hpcvision sweep` with real Ray Tune trials, and which trials a sweep is."""
 
+import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
-from real_processes import events, hpcvision, living
+from real_processes import complaint, events, hpcvision, living, refusal
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import PLUGIN_NAME as HPARAMS
 
 from hpcvision.config import CAPS, apply
 from hpcvision.data.splits import Split, save_prepared
+from hpcvision.errors import UserError
 from hpcvision.models.counting import parameters_of
 from hpcvision.results.digests import broken_seals
 from hpcvision.sweep.plan import make_plan
@@ -26,6 +31,8 @@ SPACE = {{
 }}
 OBJECTIVE = "loss"
 TRIALS = 4
+TOP = 2
+SEEDS = 2
 """
 
 LISTED = """
@@ -90,10 +97,11 @@ def test_a_sweep_trains_every_trial_and_prints_them_as_a_table(drawn: Swept) -> 
     assert str(drawn.folder / "sweep.h5") in drawn.result.stdout.replace("\n", "")
 
 
-def test_sweep_h5_holds_a_row_and_the_whole_archive_of_each_trial(drawn: Swept) -> None:
+def test_sweep_h5_holds_a_row_and_the_whole_archive_of_each_run(drawn: Swept) -> None:
     with h5py.File(drawn.folder / "sweep.h5") as file:
         fingerprints = texts(file["trials/fingerprint"])
-        assert len(set(fingerprints)) == 4
+        assert len(set(fingerprints)) == 6
+        assert texts(file["trials/role"]) == 4 * ["trial"] + 2 * ["seed"]
         assert set(texts(file["trials/status"])) == {"finished"}
         assert set(file["runs"]) == set(fingerprints)
         for fingerprint in fingerprints:
@@ -114,16 +122,54 @@ def test_the_objective_is_the_validation_loss_of_the_last_step(drawn: Swept) -> 
     with h5py.File(drawn.folder / "sweep.h5") as file:
         for fingerprint, objective in zip(texts(file["trials/fingerprint"]), file["trials/objective"], strict=True):
             evaluate = file[f"runs/{fingerprint}/evaluate"]
-            assert texts(evaluate["split"])[-1] == "validation"
-            assert objective == evaluate["loss"][-1]
+            last = [number for number, split in enumerate(texts(evaluate["split"])) if split == "validation"][-1]
+            assert objective == evaluate["loss"][last]
 
 
-def test_trials_never_read_the_test_split(drawn: Swept) -> None:
+def test_the_best_trials_are_trained_with_further_seeds_and_nothing_else_of_them_changes(drawn: Swept) -> None:
     with h5py.File(drawn.folder / "sweep.h5") as file:
-        for run in file["runs"].values():
-            assert run.attrs["test_reads"] == 0
-            assert set(run["scores"]) == {"validation"}
-            assert "test" not in texts(run["evaluate/split"])
+        trials = file["trials"]
+        widths, losses = trials["model.width"][()], trials["objective"][()]
+        best = np.argsort(losses[:4])[:2]
+        assert trials["seed"][()].tolist() == [0, 0, 0, 0, 1, 1]
+        assert widths[4:].tolist() == widths[best].tolist()
+        assert trials["optim.learning_rate"][4:].tolist() == trials["optim.learning_rate"][()][best].tolist()
+
+
+def test_only_the_winner_over_all_seeds_has_read_the_test_split_once_for_each_seed(drawn: Swept) -> None:
+    with h5py.File(drawn.folder / "sweep.h5") as file:
+        fingerprints, losses = texts(file["trials/fingerprint"]), file["trials/objective"][()]
+        best = np.argsort(losses[:4])[:2]
+        means = [(losses[trial] + losses[4 + place]) / 2 for place, trial in enumerate(best)]
+        place = int(np.argmin(means))
+        winners = {fingerprints[best[place]], fingerprints[4 + place]}
+        assert file.attrs["winner"] == fingerprints[best[place]]
+        for fingerprint, run in file["runs"].items():
+            assert run.attrs["test_reads"] == (fingerprint in winners)
+            assert set(run["scores"]) == ({"test"} if fingerprint in winners else {"validation"})
+            assert ("test" in texts(run["evaluate/split"])) == (fingerprint in winners)
+
+
+def test_the_test_scores_of_the_winner_are_those_of_an_ordinary_run(drawn: Swept, jobs: dict[str, Path]) -> None:
+    with h5py.File(drawn.folder / "sweep.h5") as file:
+        winner = file[f"runs/{file.attrs['winner']}"]
+        config = json.loads(winner.attrs["config_json"])
+        scores = dict(winner["scores/test"].attrs)
+    turned = [
+        f"{key}={config[key.split('.')[0]][key.split('.')[1]]!r}" for key in ("model.width", "optim.learning_rate")
+    ]
+    more = ["train.steps=10", "cadence.log_every=5", "cadence.evaluate_every=10", "ema.beta=0"]
+    result = hpcvision("train", jobs["plain"], *more, *turned, "--processes", 1, runs=drawn.runs / "alone")
+    assert result.returncode == 0, result.stderr
+    with h5py.File(next((drawn.runs / "alone").glob("*/results.h5"))) as file:
+        assert dict(file["scores/test"].attrs) == scores
+
+
+def test_every_trial_has_its_settings_as_hparams(drawn: Swept) -> None:
+    for folder in drawn.folder.glob("*/tensorboard"):
+        board = EventAccumulator(str(folder)).Reload()
+        assert "_hparams_/session_start_info" in board.PluginTagToContent(HPARAMS)
+        assert "validation/loss" in board.Tags()["scalars"]
 
 
 def test_a_sweep_leaves_no_temporary_folder_and_no_process_behind(drawn: Swept) -> None:
@@ -133,9 +179,10 @@ def test_a_sweep_leaves_no_temporary_folder_and_no_process_behind(drawn: Swept) 
 
 def test_a_width_over_the_cap_is_never_a_trial(drawn: Swept) -> None:
     plan = make_plan(str(drawn.file), {}, trials=20)
-    assert plan.removed > 0
-    for _, turned in plan.trials:
-        assert parameters_of(apply(plan.base, turned).model) < CAPS["classify"].parameters
+    assert (plan.removed, plan.combinations) == (1, 3)
+    for trial in plan.trials:
+        assert parameters_of(apply(plan.base, trial.overrides).model) < CAPS["classify"].parameters
+    assert "the caps removed 1 of 3 combinations and 33.3% of the space" in drawn.result.stdout
 
 
 def test_the_plan_is_the_same_for_the_same_seed_and_another_for_another(drawn: Swept) -> None:
@@ -147,15 +194,15 @@ def test_running_a_finished_sweep_again_trains_nothing(drawn: Swept) -> None:
     journals = {path: path.read_bytes() for path in drawn.folder.glob("*/log.jsonl")}
     again = hpcvision("sweep", drawn.file, runs=drawn.runs)
     assert again.returncode == 0, again.stderr
-    assert "4 trials are finished already" in again.stdout
+    assert "4 of 4 trials have ended already" in again.stdout
     assert {path: path.read_bytes() for path in drawn.folder.glob("*/log.jsonl")} == journals
 
 
 def test_a_trial_that_fails_is_told_with_its_folder_and_a_non_zero_exit(listed: Swept) -> None:
     assert listed.result.returncode == 2
     line = listed.result.stderr.splitlines()[-1]
-    assert line.startswith("hpcvision: 1 of 3 trials did not finish (bad")
-    trace = Path(line.split(" see ")[1].split(");")[0])
+    assert line.startswith("hpcvision: 1 of 3 trials did not finish (bad: the loss or a weight is not finite at step")
+    trace = Path(line.rpartition(" see ")[2].split(");")[0])
     assert "not finite at step" in trace.read_text()
 
 
@@ -186,3 +233,60 @@ def test_trials_find_data_that_lies_beside_the_user(
     result = hpcvision("sweep", file, "data.source=cifar100", "train.steps=3", "--trials", 1, runs=runs, **more)
     assert result.returncode == 0, result.stderr
     assert "on CIFAR-100" in result.stdout
+
+
+BAD = {
+    "an unknown key": ('SPACE = {"optim.learning_rat": 1}', "unknown key 'optim.learning_rat'; did you mean"),
+    "no point below the cap": ('SPACE = {"model.width": 9.0}', "below the cap of 100,000 parameters; the smallest has"),
+    "an objective never reported": (
+        "SPACE = {}\nOBJECTIVE = 'frechet'",
+        "never reported; choose one of accuracy, loss",
+    ),
+    "no trials": ("SPACE = {}\nTRIALS = 0", "TRIALS=0; give at least 1"),
+    "no space": ("", "neither SPACE nor VARIANTS"),
+    "an unknown search": ("SPACE = {}\nSEARCH = 'bayes'", "SEARCH='bayes'"),
+    "a rung after the end": (
+        "from hpcvision.sweep import asha\nSPACE = {}\nSCHEDULER = asha(first_rung=20)",
+        "first_rung=20 is no step before the last one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_sweep_is_one_line(name: str, jobs: dict[str, Path], tmp_path: Path) -> None:
+    text, words = BAD[name]
+    file = tmp_path / "bad.py"
+    file.write_text(f"BASE = {str(jobs['plain'])!r}\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        make_plan(str(file), {})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_sweep_is_told_before_ray_starts_or_a_folder_is_made(jobs: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(f"BASE = {str(jobs['plain'])!r}\nSPACE = {{}}\nTRIALS = 0\n")
+    assert "TRIALS=0" in refusal(hpcvision("sweep", file, runs=tmp_path / "runs"))
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_begun_sweep_is_only_gone_on_with_when_asked(listed: Swept, drawn: Swept, tmp_path: Path) -> None:
+    again = hpcvision("sweep", listed.file, runs=listed.runs)
+    assert "begun before; go on with --resume" in complaint(again)
+    changed = tmp_path / drawn.file.name
+    changed.write_text(drawn.file.read_text().replace("0.25", "0.3"))
+    assert "of another sweep (it differs in space)" in complaint(
+        hpcvision("sweep", changed, "--resume", runs=drawn.runs)
+    )
+    assert "no sweep to resume" in complaint(hpcvision("sweep", drawn.file, "--resume", runs=tmp_path / "empty"))
+
+
+def test_a_dry_run_shows_the_configurations_with_their_counts_and_makes_nothing(drawn: Swept, tmp_path: Path) -> None:
+    result = hpcvision("sweep", drawn.file, "--dry-run", "--trials", 30, runs=tmp_path / "dry")
+    assert result.returncode == 0, result.stderr
+    plan = make_plan(str(drawn.file), {}, trials=30)
+    for trial in plan.trials[:10]:
+        assert f"{parameters_of(apply(plan.base, trial.overrides).model):,}" in result.stdout
+    assert "trial 10 " in result.stdout
+    assert "trial 11 " not in result.stdout
+    assert not list((tmp_path / "dry").iterdir())

@@ -1,0 +1,56 @@
+"""Ray's ASHA with a memory: what every trial had at every rung and what was decided, in one file of the sweep."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from hpcvision.rundir import read_journal
+from hpcvision.sweep.words import Asha
+
+
+class RecordedAsha(ASHAScheduler):  # type: ignore[misc]
+    """Asynchronous successive halving whose comparisons survive the driver.
+
+    Each line of the file has trial (index in the plan), step, objective and decision (CONTINUE or STOP), in the order
+    in which they were made; a trial is stopped when it is worse than the quantile of those before it at that rung.
+    """
+
+    def __init__(self, path: Path, asha: Asha, *, metric: str, mode: str, steps: int) -> None:
+        super().__init__(
+            time_attr="steps",
+            metric=metric,
+            mode=mode,
+            max_t=steps,
+            grace_period=asha.first_rung,
+            reduction_factor=asha.reduction_factor,
+        )
+        self.path = path
+        for number, record in enumerate(read_rungs(path)):  # as if they came now, in their order
+            before = SimpleNamespace(trial_id=f"before-{number}")
+            super().on_trial_add(None, before)
+            super().on_trial_result(None, before, {"steps": record["step"], metric: record["objective"]})
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Ray's decision, written down before it is carried out."""
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        record = {
+            "event": "rung",
+            "trial": trial.config["trial"],
+            "step": result["steps"],
+            "objective": result["objective"],
+            "decision": "stop" if decision == TrialScheduler.STOP else "continue",
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return decision
+
+
+def read_rungs(path: Path) -> list[dict[str, Any]]:
+    """All decisions, in their order."""
+    return read_journal(path)
