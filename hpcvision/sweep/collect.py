@@ -114,7 +114,9 @@ class Sweep:
             case "failed":
                 lines = row.rundir.failure.read_text().strip().splitlines() or [""]
                 last = lines[-1] if len(lines) > 1 else lines[0].partition(": ")[2]  # a traceback's last line says it
-                return last.strip()
+                # "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "MemoryError".
+                lacks_memory = "memory" in last.lower() or "allocator" in last.lower()
+                return f"out of memory: {last.strip()}" if lacks_memory else last.strip()
             case "stopped":
                 return f"among the others at step {self.stopped()[row.trial]['step']:,}"
             case _:

@@ -15,10 +15,10 @@ from pathlib import Path
 TRIES = 40  # of 50 ms; a process that is killed may still be starting another
 
 
-def end_processes(folder: Path) -> None:
-    """Kill what of Ray's is there: all of its processes name its folder in their command or environment."""
+def end_processes(folder: Path, *, driver: int) -> None:
+    """Kill what of Ray's is there."""
     for _ in range(TRIES):
-        left = processes_of(folder)
+        left = [number for number in processes_of(folder) if number not in (driver, os.getpid())]
         if not left:
             return
         for number in left:
@@ -28,23 +28,35 @@ def end_processes(folder: Path) -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Processes of this user, but this one, whose command line or environment names a file below `folder`."""
-    name, found = f"{folder}/".encode(), []
+    """Processes of this user that name a file below `folder` in their command, or have one open, as the driver has.
+
+    Ray's agents and trials overwrite their command with a title, and their environment with it; their logs stay open.
+    """
+    below, found = f"{folder}/", []
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
+        if process.name.isdigit():
             with contextlib.suppress(OSError):
-                if name in (process / "cmdline").read_bytes() or name in (process / "environ").read_bytes():
+                if below.encode() in (process / "cmdline").read_bytes() or has_open(process, below):
                     found.append(int(process.name))
     return found
 
 
+def has_open(process: Path, below: str) -> bool:
+    """True when a process has a file open whose name begins with `below`."""
+    for descriptor in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if str(descriptor.readlink()).startswith(below):
+                return True
+    return False
+
+
 def main() -> None:
     """Wait, kill, remove."""
-    folder = Path(sys.argv[1])
+    folder, driver = Path(sys.argv[1]), os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the driver, which ends first
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
-    end_processes(folder)
+    end_processes(folder, driver=driver)
     shutil.rmtree(folder, ignore_errors=True)
 
 

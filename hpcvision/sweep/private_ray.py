@@ -2,10 +2,13 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from hpcvision.stopping import StopRequest
 
 # Trials exchange a few numbers; Ray wants at least 75 MB.
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -35,6 +38,7 @@ class PrivateRay:
         self.folder = Path(tempfile.mkdtemp(prefix="hv", dir="/tmp"))
         command = [sys.executable, "-m", "hpcvision.sweep.janitor", str(self.folder)]
         self._janitor = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        handlers = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
         ray.init(
             address="local",
             num_cpus=self.cpus,
@@ -45,6 +49,8 @@ class PrivateRay:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(self.folder),
         )
+        for number, handler in handlers.items():  # Ray takes SIGTERM for itself, and would end without saving
+            signal.signal(number, handler)
         return self.folder
 
     def __exit__(self, *exception: object) -> None:

@@ -160,8 +160,6 @@ def reason_of(rundir: RunDir, error: Exception) -> str:
     """Why a trial failed, in one line; the folder's FAILED.txt has all of it."""
     words = str(error).strip().splitlines() or [type(error).__name__]
     line = words[0] if isinstance(error, UserError) else f"{type(error).__name__}: {words[0]}"
-    if isinstance(error, MemoryError) or "memory" in line.lower():
-        line = f"out of memory: {line}"
     if not rundir.failure.exists():
         with contextlib.suppress(OSError):
             rundir.failure.write_text(f"rank 0: {line}\n")

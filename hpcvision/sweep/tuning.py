@@ -75,6 +75,7 @@ class Feed(Searcher):  # type: ignore[misc]
         self.resources, self.read_test = resources, read_test
         self.total = len(waiting) + more
         self.rows: dict[str, Row] = {}
+        self.proposed: set[str] = set()
         self.search = None
         if more:
             from hpcvision.sweep.adaptive import Proposals
@@ -94,6 +95,7 @@ class Feed(Searcher):  # type: ignore[misc]
             row = self.waiting.pop(0)
         elif self.more and self.search:
             self.more -= 1
+            self.proposed.add(trial_id)
             overrides, point = self.search.propose(trial_id)
             row = self.sweep.propose(overrides, point)
             prepare(row.config, self.sweep.folder)
@@ -120,8 +122,8 @@ class Feed(Searcher):  # type: ignore[misc]
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the adaptive search."""
-        if self.search:
+        """Tell the adaptive search how a trial of its own has ended."""
+        if self.search and trial_id in self.proposed:
             self.search.learn(trial_id, result, error=error)
 
     def save(self, checkpoint_path: str) -> None:

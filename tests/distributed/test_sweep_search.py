@@ -1,0 +1,296 @@
+"""Sweeps that are killed, stopped and resumed, that stop poor trials early, and that search adaptively; real Ray."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from real_processes import (
+    COUNTED,
+    REPEATS,
+    SEED,
+    assert_same_run,
+    complaint,
+    end,
+    events,
+    hpcvision,
+    ledger,
+    living,
+    start_command,
+    wait_until,
+)
+
+from hpcvision.config import CAPS
+from hpcvision.results.digests import broken_seals
+from hpcvision.rundir import read_journal
+
+pytestmark = pytest.mark.long  # minutes, for which `make test` has no room; `.ci/run` and `make test-long` run it
+
+COMMON = """
+from ray import tune
+from hpcvision.sweep import asha, fill_cap
+
+BASE = {base!r}
+FIXED = {{
+    "train.steps": {steps},
+    "cadence.log_every": 5,
+    "cadence.evaluate_every": 1000,
+    "cadence.checkpoint_every": 10,
+}}
+"""
+RANDOM = (
+    COMMON
+    + """
+SPACE = {{"model.width": tune.uniform(0.1, 3.0), "optim.learning_rate": tune.loguniform(1e-3, 1e-2)}}
+OBJECTIVE = "accuracy"
+TRIALS = 4
+SEEDS = 2
+"""
+)
+HALVING = (
+    COMMON
+    + """
+SPACE = {{"model.width": tune.choice([0.1, 0.2]), "optim.learning_rate": tune.loguniform(1e-6, 1e-2)}}
+OBJECTIVE = "loss"
+TRIALS = 8
+SEEDS = 1
+SCHEDULER = asha(first_rung=15, reduction_factor=2)
+"""
+)
+ADAPTIVE = (
+    COMMON
+    + """
+SPACE = {{
+    "model.width": tune.uniform(0.05, 3.0),
+    "train.global_batch_size": tune.choice([8, 16]),
+    "optim.learning_rate": tune.loguniform(1e-5, 1e-1),
+}}
+OBJECTIVE = "loss"
+TRIALS = 10
+SEEDS = 1
+SEARCH = "optuna"
+"""
+)
+
+
+def sweep_file(folder: Path, text: str, base: Path, *, steps: int = 60) -> Path:
+    """A sweep's file."""
+    path = folder / "search.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.format(base=str(base), steps=steps))
+    return path
+
+
+def columns(runs: Path) -> dict[str, list[Any]]:
+    """/trials of the archive, column by column."""
+    with h5py.File(runs / "search-sweep/sweep.h5") as file:
+        assert broken_seals(file) == []
+        return {
+            name: item.asstr()[()].tolist() if h5py.check_string_dtype(item.dtype) else item[()].tolist()
+            for name, item in file["trials"].items()
+        }
+
+
+def nothing_is_left() -> bool:
+    """No process of a test's command lives, and no folder of a Ray."""
+    return not living() and not list(Path("/tmp").glob("hv*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(jobs: dict[str, Path], workplace: Path) -> tuple[Path, Path, float]:
+    """The sweep's file, its runs when it was left alone, and how many seconds it took."""
+    file = sweep_file(workplace / "undisturbed", RANDOM, jobs["tiny"])
+    began = time.monotonic()
+    result = hpcvision("sweep", file, runs=workplace / "undisturbed")
+    assert result.returncode == 0, result.stderr
+    return file, workplace / "undisturbed", time.monotonic() - began
+
+
+@pytest.mark.parametrize("repeat", range(min(REPEATS, 10)))
+def test_a_sweep_whose_driver_is_killed_at_any_moment_and_resumed_equals_the_undisturbed_sweep(
+    repeat: int, undisturbed: tuple[Path, Path, float], tmp_path: Path
+) -> None:
+    file, reference, seconds = undisturbed
+    moments = random.Random(SEED + repeat)
+    command: list[object] = ["sweep", file]
+    killed = []
+    for _ in range(2):
+        process = start_command(*command, runs=tmp_path)
+        wait_until((tmp_path / "search-sweep/sweep.json").exists, "the sweep's folder")
+        time.sleep(moments.uniform(0, 0.8 * seconds))
+        killed.append(process.poll() is None)
+        os.kill(process.pid, signal.SIGKILL)
+        end(process)
+        command = ["sweep", file, "--resume"]
+    assert any(killed)
+    result = hpcvision(*command, runs=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    mine, theirs = columns(tmp_path), columns(reference)
+    assert mine == theirs
+    for folder in (reference / "search-sweep").glob("*/"):
+        if (folder / "results.h5").exists():
+            assert_same_run(folder, tmp_path / "search-sweep" / folder.name)
+            rows = [row for row in ledger(tmp_path / "search-sweep" / folder.name) if row["to_step"] > row["from_step"]]
+            assert [row["from_step"] for row in rows] == [0, *(row["to_step"] for row in rows[:-1])]
+            assert rows[-1]["to_step"] == 60
+    COUNTED.append(f"sweep {repeat + 1}: driver killed {sum(killed)} times")
+    wait_until(nothing_is_left, "the end of Ray", patience=20)
+
+
+def test_nothing_of_ray_survives_a_driver_that_was_killed(jobs: dict[str, Path], tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, RANDOM, jobs["tiny"], steps=5000)
+    process = start_command("sweep", file, runs=tmp_path)
+    wait_until(lambda: any(events(folder.parent, "train") for folder in tmp_path.glob("*/*/log.jsonl")), "a trial")
+    assert list(Path("/tmp").glob("hv*"))
+    assert len(living()) > 5
+    os.kill(process.pid, signal.SIGKILL)
+    end(process)
+    wait_until(nothing_is_left, "the end of Ray", patience=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_saves_all_trials_and_goes_on_from_there(
+    number: signal.Signals, undisturbed: tuple[Path, Path, float], tmp_path: Path
+) -> None:
+    file, reference, _ = undisturbed
+    process = start_command("sweep", file, runs=tmp_path)
+    started = [*tmp_path.glob("*/*/log.jsonl")]
+
+    def at_work() -> bool:
+        started[:] = [path for path in tmp_path.glob("*/*/log.jsonl") if events(path.parent, "train")]
+        return bool(started)
+
+    wait_until(at_work, "a trial that trains")
+    os.kill(process.pid, number)
+    result = end(process)
+    assert result.returncode == 130, result.stderr
+    assert "--resume` goes on from here" in result.stdout
+    assert nothing_is_left()
+    reasons = [event["reason"] for path in started for event in events(path.parent, "stop")]
+    assert reasons
+    assert set(reasons) <= {"sweep stopped", "SIGTERM", "finished"}
+    result = hpcvision("sweep", file, "--resume", runs=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert columns(tmp_path) == columns(reference)
+
+
+def test_a_trial_that_wants_too_much_memory_is_told_so(jobs: dict[str, Path], tmp_path: Path) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    images = int(1.3 * memory / (3 * 32 * 32))  # of one batch, as bytes, which the system refuses at once
+    text = COMMON + f'SPACE = {{{{"train.global_batch_size": tune.grid_search([16, {images}])}}}}\nSEEDS = 1\n'
+    file = sweep_file(tmp_path, text, jobs["tiny"], steps=10)
+    result = hpcvision("sweep", file, runs=tmp_path)
+    assert result.returncode == 2
+    assert "1 of 2 trials did not finish (trial 2: out of memory: " in complaint(result)
+    assert columns(tmp_path)["status"] == ["finished", "failed"]
+
+
+def decisions_are_explained(folder: Path, rungs: list[int]) -> None:
+    """Every decision follows from the values that were recorded before it at the same rung, by ASHA's rule."""
+    records = read_journal(folder / "rungs.jsonl")
+    assert len({(record["trial"], record["step"]) for record in records}) == len(records)  # none twice
+    for number, record in enumerate(records):
+        assert record["step"] in rungs
+        before = [-other["objective"] for other in records[:number] if other["step"] == record["step"]]
+        stops = bool(before) and -record["objective"] < np.percentile(before, 50)
+        assert record["decision"] == ("stop" if stops else "continue"), (number, record)
+
+
+def halving_is_whole(runs: Path) -> None:
+    """No trial is lost or doubled, each step is counted once, and stopped trials are those that were decided on."""
+    found = columns(runs)
+    folder = runs / "search-sweep"
+    assert len(found["label"]) == len(set(found["fingerprint"])) == 8
+    decisions_are_explained(folder, [15, 30])
+    stopped = {
+        record["trial"]: record for record in read_journal(folder / "rungs.jsonl") if record["decision"] == "stop"
+    }
+    for trial, status in enumerate(found["status"]):
+        assert status == ("stopped" if trial in stopped else "finished")
+        (own,) = folder.glob(f"*-{found['fingerprint'][trial]}")
+        steps = stopped[trial]["step"] if trial in stopped else 60
+        assert found["steps"][trial] == steps
+        rows = ledger(own)
+        assert sum(row["to_step"] - row["from_step"] for row in rows) == steps
+        if trial in stopped:
+            assert found["objective"][trial] == stopped[trial]["objective"]
+    assert 1 <= len(stopped) <= 7
+
+
+@pytest.fixture(scope="module")
+def halved(jobs: dict[str, Path], workplace: Path) -> Path:
+    """The runs of a sweep with ASHA that was left alone."""
+    runs = workplace / "halved"
+    result = hpcvision("sweep", sweep_file(runs, HALVING, jobs["tiny"]), runs=runs)
+    assert result.returncode == 0, result.stderr
+    return runs
+
+
+def test_poor_trials_are_stopped_at_rungs_for_reasons_that_are_stored(halved: Path) -> None:
+    halving_is_whole(halved)
+
+
+def test_a_trial_that_paused_at_rungs_equals_one_that_ran_through(
+    halved: Path, jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = columns(halved)
+    trial = found["status"].index("finished")
+    (own,) = (halved / "search-sweep").glob(f"*-{found['fingerprint'][trial]}")
+    config = json.loads((own / "config.json").read_text())
+    words = [
+        "train.steps=60",
+        "cadence.log_every=5",
+        "cadence.evaluate_every=1000",
+        "cadence.checkpoint_every=10",
+        f"model.width={config['model']['width']!r}",
+        f"optim.learning_rate={config['optim']['learning_rate']!r}",
+    ]
+    result = hpcvision("train", jobs["tiny"], *words, "--processes", 1, runs=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (alone,) = tmp_path.glob("*/results.h5")
+    with h5py.File(own / "results.h5") as one, h5py.File(alone) as other:
+        assert one.attrs["fingerprint"] == other.attrs["fingerprint"]
+        for kind in ("raw", "ema"):
+            for name, weights in one[f"weights/{kind}"].items():
+                assert (weights[()] == other[f"weights/{kind}/{name}"][()]).all()
+
+
+def test_a_killed_sweep_with_asha_loses_and_doubles_no_trial(
+    halved: Path, jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    file = sweep_file(tmp_path, HALVING, jobs["tiny"])
+    process = start_command("sweep", file, runs=tmp_path)
+    rungs = tmp_path / "search-sweep/rungs.jsonl"
+    wait_until(lambda: len(read_journal(rungs)) >= 4, "four comparisons")
+    os.kill(process.pid, signal.SIGKILL)
+    end(process)
+    before = read_journal(rungs)
+    result = hpcvision("sweep", file, "--resume", runs=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert read_journal(rungs)[: len(before)] == before
+    halving_is_whole(tmp_path)
+    assert columns(tmp_path)["fingerprint"] == columns(halved)["fingerprint"]
+
+
+def test_optuna_searches_on_the_cap_surface_and_survives_a_kill(jobs: dict[str, Path], tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, ADAPTIVE, jobs["tiny"], steps=20)
+    process = start_command("sweep", file, runs=tmp_path)
+    points = tmp_path / "search-sweep/trials.jsonl"
+    wait_until(lambda: len(read_journal(points)) >= 4, "four proposals")
+    os.kill(process.pid, signal.SIGKILL)
+    end(process)
+    before = read_journal(points)
+    result = hpcvision("sweep", file, "--resume", runs=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert read_journal(points)[: len(before)] == before
+    found = columns(tmp_path)
+    assert len(found["label"]) == len(set(found["fingerprint"])) == 10
+    assert set(found["status"]) == {"finished"}
+    assert max(found["parameters"]) < CAPS["classify"].parameters
+    assert [event["overrides"]["model.width"] for event in read_journal(points)] == found["model.width"]
