@@ -135,11 +135,13 @@ class Sweep:
         finished = [row for row in self.rows if row.number == 0 and row.rundir.is_finished]
         return [row.trial for row in sorted(finished, key=lambda row: (sign * self.objective(row), row.trial))]
 
-    def add_seeds(self) -> None:
-        """The best trials once more for every further seed."""
+    def add_seeds(self) -> list[Row]:
+        """The best trials once more for every further seed; the new rows."""
         self.seeded = True
-        for trial in self.ranked()[: self.plan.top]:
-            self.rows += [self.row(trial, number) for number in range(1, self.plan.seeds)]
+        best = self.ranked()[: self.plan.top]
+        further = [self.row(trial, number) for trial in best for number in range(1, self.plan.seeds)]
+        self.rows += further
+        return further
 
     def scores(self, trial: int) -> list[float]:
         """Objectives of all seeds of a trial."""

@@ -77,8 +77,7 @@ def run_sweep(
     with Stopping(folder) as stopping, PrivateRay(cpus=resources.cpus, gpus=resources.gpus) as ray:
         train(sweep, resources, stopping, ray)
         if not stopping.asked:
-            sweep.add_seeds()
-            for row in sweep.rows:
+            for row in sweep.add_seeds():
                 prepare(row.config, folder)
             train(sweep, resources, stopping, ray)
         if not stopping.asked and sweep.choose_winner():
@@ -200,7 +199,8 @@ def train(sweep: Sweep, resources: Resources, stopping: Stopping, ray: PrivateRa
     if read_test:
         waiting = [row for row in sweep.rows if row.trial == sweep.winner and not sweep.has_tested(row)]
     else:
-        waiting = [row for row in sweep.rows if not sweep.has_ended(row)]
+        # One that has failed is not tried again in the same sweep.
+        waiting = [row for row in sweep.rows if bool(row.number) == sweep.seeded and not sweep.has_ended(row)]
     more = 0 if sweep.seeded else sweep.plan.wanted - len(sweep.plan.trials)
     if waiting or more:
         from hpcvision.sweep.tuning import tune_trials

@@ -180,6 +180,38 @@ def test_a_stopped_sweep_saves_all_trials_and_goes_on_from_there(
     assert columns(tmp_path) == columns(reference)
 
 
+def test_a_trial_whose_process_is_killed_is_told_of_and_the_sweep_goes_on(
+    undisturbed: tuple[Path, Path, float], tmp_path: Path
+) -> None:
+    file, reference, _ = undisturbed
+    process = start_command("sweep", file, runs=tmp_path)
+
+    def busy() -> list[int]:
+        """Processes that write the journal of a trial which trains."""
+        found = []
+        for path in tmp_path.glob("*/*/log.jsonl"):
+            if events(path.parent, "train") and not events(path.parent, "finished"):
+                for pid in living():
+                    links = Path(f"/proc/{pid}/fd").glob("*")
+                    found += [pid for link in links if link.is_symlink() and link.resolve() == path.resolve()]
+        return found
+
+    wait_until(busy, "a trial that trains")
+    os.kill(busy()[0], signal.SIGKILL)
+    result = end(process)
+    assert result.returncode == 2
+    assert "1 of" in complaint(result)
+    assert "its process was killed" in complaint(result)
+    found = columns(tmp_path)
+    assert sorted(found["status"]) == ["failed"] + (len(found["status"]) - 1) * ["finished"]
+    assert sum("its process was killed" in reason for reason in found["reason"]) == 1
+    result = hpcvision("sweep", file, "--resume", runs=tmp_path)
+    assert result.returncode == 0, result.stderr
+    mine, theirs = columns(tmp_path), columns(reference)
+    for name in ("fingerprint", "objective", "status"):
+        assert mine[name][:4] == theirs[name][:4]
+
+
 def test_a_trial_that_wants_too_much_memory_is_told_so(jobs: dict[str, Path], tmp_path: Path) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     images = int(1.3 * memory / (3 * 32 * 32))  # of one batch, as bytes, which the system refuses at once
