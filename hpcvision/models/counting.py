@@ -31,10 +31,6 @@ def stored_numbers_of(config: ModelConfig) -> int:
         return sum(tensor.numel() for tensor in build_model(config).state_dict().values())
 
 
-# Channels round up at widths of (k + 1/2) / c for a layer of c: two such widths are 2e-6 apart or more up to c = 512.
-FINEST = 2**-20
-
-
 @lru_cache(maxsize=1024)
 def activations_of(config: ModelConfig) -> int:
     """Numbers that the layers of a model give out for one image, all together, without allocating them."""
@@ -51,6 +47,10 @@ def activations_of(config: ModelConfig) -> int:
     with torch.no_grad():
         model(*example_inputs(config, 1, "meta"))
     return count
+
+
+# Channels round up at widths of (k + 1/2) / c for a layer of c: two such widths are 2e-6 apart or more up to c = 512.
+FINEST = 2**-20
 
 
 @lru_cache(maxsize=1024)

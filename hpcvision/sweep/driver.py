@@ -35,12 +35,6 @@ class Resources:
     cpus_per_trial: float
     gpus_per_trial: float
 
-    @property
-    def at_once(self) -> int:
-        """Trials that fit at the same time."""
-        by_cpu = int(self.cpus / self.cpus_per_trial + 1e-9)
-        return max(1, min(by_cpu, int(self.gpus / self.gpus_per_trial + 1e-9)) if self.gpus_per_trial else by_cpu)
-
 
 def run_sweep(
     wanted: str,

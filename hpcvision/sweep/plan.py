@@ -19,7 +19,6 @@ from hpcvision.sweep.words import Asha, FillCap
 DRAWS_PER_TRIAL = 1000  # of points that are trials already, before the space is called exhausted
 
 OBJECTIVES = {"classify": ("accuracy", "loss"), "diffuse": ("frechet", "loss")}
-KNOWN = {"BASE", "FIXED", "SPACE", "VARIANTS", "OBJECTIVE", "TRIALS", "SEARCH", "SCHEDULER", "TOP", "SEEDS"}
 
 Search = Literal["variants", "grid", "random", "optuna"]
 
@@ -120,7 +119,8 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None =
         for index in range(len(drawn)):
             check_cap(plan.config(index))
         return plan
-    plan = Plan(path.stem, base, objective, "random", [], 0, [], scheduler, module_top(module), module_seeds(module))
+    top, seeds = int(getattr(module, "TOP", 1)), int(getattr(module, "SEEDS", 3))
+    plan = Plan(path.stem, base, objective, "random", [], 0, [], scheduler, top, seeds)
     restrict_all(plan, module.SPACE)
     if getattr(module, "SEARCH", "random") == "optuna":
         check_optuna(plan, str(path))
@@ -132,18 +132,8 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None =
     return plan
 
 
-def module_top(module: ModuleType) -> int:
-    """TOP of a sweep file."""
-    return int(getattr(module, "TOP", 1))
-
-
-def module_seeds(module: ModuleType) -> int:
-    """SEEDS of a sweep file."""
-    return int(getattr(module, "SEEDS", 3))
-
-
 def check_words(module: ModuleType, path: str) -> None:
-    """Raise UserError for a sweep file that lacks something, or has a name that is nearly one of ours."""
+    """Raise UserError for a sweep file that lacks something, or has it of the wrong kind."""
     if not hasattr(module, "BASE"):
         raise UserError(f"{path} has no BASE, the name of a job; see sweeps/demo.py for an example")
     if not hasattr(module, "SPACE") and not hasattr(module, "VARIANTS"):

@@ -5,7 +5,6 @@ import gc
 import math
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -171,4 +170,3 @@ def words_into(path: Path) -> Any:
     """What the run says goes into a file of its folder: Ray's own logs are removed with its folder."""
     with path.open("a") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
         yield
-    sys.stderr.flush()

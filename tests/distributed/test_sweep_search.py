@@ -30,7 +30,7 @@ from hpcvision.config import CAPS
 from hpcvision.results.digests import broken_seals
 from hpcvision.rundir import read_journal
 
-pytestmark = pytest.mark.long  # minutes, for which `make test` has no room; `.ci/run` and `make test-long` run it
+pytestmark = pytest.mark.long  # minutes, for which `make test` has no room; `make test-long` runs it
 
 COMMON = """
 from ray import tune
