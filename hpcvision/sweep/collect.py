@@ -44,6 +44,7 @@ class Sweep:
         self.seeded = False
         self.winner: int | None = None
         """Index of the trial with the best mean over its seeds, once that is known."""
+        self._read: tuple[int, list[dict[str, Any]]] = (0, [])
 
     @property
     def rungs(self) -> Path:
@@ -84,13 +85,20 @@ class Sweep:
         label = f"{planned.label}, seed {config.seed}" if number else planned.label
         return Row(trial, number, label, overrides, config, RunDir(self.folder / config.folder_name))
 
+    def decisions(self) -> list[dict[str, Any]]:
+        """All decisions of the scheduler so far."""
+        size = self.rungs.stat().st_size if self.rungs.exists() else 0
+        if size != self._read[0]:  # it only grows; every row asks for it
+            self._read = size, read_rungs(self.rungs)
+        return self._read[1]
+
     def stopped(self) -> dict[int, dict[str, Any]]:
         """The last decision about every trial that the scheduler has stopped."""
-        return {record["trial"]: record for record in read_rungs(self.rungs) if record["decision"] == "stop"}
+        return {record["trial"]: record for record in self.decisions() if record["decision"] == "stop"}
 
     def reported(self, trial: int) -> int:
         """The last step at which a trial was compared with others, or 0."""
-        return max((record["step"] for record in read_rungs(self.rungs) if record["trial"] == trial), default=0)
+        return max((record["step"] for record in self.decisions() if record["trial"] == trial), default=0)
 
     def has_ended(self, row: Row) -> bool:
         """True for a run that is not to be trained any further."""
