@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpcvision import cli_cluster, cli_images
+from hpcvision import cli_cluster, cli_images, cli_sweep
 from hpcvision.cli_cluster import Fresh, Job, Overrides, Runs, configured
 from hpcvision.errors import UserError
 from hpcvision.stopping import end_process
@@ -83,41 +83,6 @@ def train(
 
 
 @app.command()
-def sweep(
-    name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of a sweep file.")],
-    overrides: Overrides = None,
-    trials: Annotated[int | None, typer.Option(help="Number of trials [the sweep's own].")] = None,
-    cpus_per_trial: Annotated[float, typer.Option(min=0.1, help="CPU cores of every trial.")] = 1.0,
-    per_gpu: Annotated[int | None, typer.Option(min=1, help="Trials on a GPU at the same time [up to 8].")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show ten configurations.")] = False,
-    runs: Runs = None,
-) -> None:
-    """Search the neighbours of a job below the cap with Ray Tune, and leave all trials in one sweep.h5.
-
-    Ctrl-C saves all trials and stops; --resume goes on.
-
-    Example: hpcvision sweep demo --trials 4
-    """
-    from hpcvision.config import parse
-    from hpcvision.rundir import runs_folder
-    from hpcvision.sweep.driver import run_sweep
-
-    sys.exit(
-        run_sweep(
-            name,
-            parse(overrides or []),
-            runs_folder(runs),
-            trials=trials,
-            cpus_per_trial=cpus_per_trial,
-            per_gpu=per_gpu,
-            resume=resume,
-            dry_run=dry_run,
-        )
-    )
-
-
-@app.command()
 def plot(
     file: Annotated[Path, typer.Argument(help="A results.h5, or the folder of a run.")],
     output: Annotated[
@@ -149,6 +114,7 @@ def gallery(
     typer.echo(drawn_for_user(samples_picture, archive, output or archive.with_name("samples.png")))
 
 
+app.command()(cli_sweep.sweep)
 app.command()(cli_cluster.submit)
 app.command()(cli_cluster.script)
 app.command()(cli_cluster.status)

@@ -114,11 +114,25 @@ def lines_after(profile: Profile) -> list[str]:
 
 
 def script(
-    name: str, profile: Profile, place: Placement, words: list[str], *, log: str, after: str | None = None
+    name: str,
+    profile: Profile,
+    place: Placement,
+    words: list[str],
+    *,
+    log: str,
+    after: str | None = None,
+    array: int | None = None,
 ) -> str:
-    """A whole batch script that needs no submitit: `words` are the command of every task, as a list of arguments."""
-    asked_in_order = sorted((options(name, profile, place, after=after) | {"output": log}).items())
+    """A whole batch script that needs no submitit: `words` are the command of every task, as a list of arguments.
+
+    array: so many jobs, each of which is told its share as `--share 0/N` to `N-1/N`.
+    """
+    asked = options(name, profile, place, after=after) | {"output": log}
     command = shlex.join(["srun", *srun_options(profile), *words])
+    if array:
+        asked["array"] = f"0-{array - 1}"
+        command += f' --share "$SLURM_ARRAY_TASK_ID/{array}"'
+    asked_in_order = sorted(asked.items())
     return "\n".join(
         [
             "#!/bin/bash",

@@ -64,9 +64,7 @@ class TrainJob:
                 try:
                     outcome = run_rank(RunDir(Path(folder)), stop, read_test=self.read_test)
                 except FolderInUse:
-                    # A node that Slurm has lost may still train: queue again until it has ended, but not for ever.
-                    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < MOST_RETURNS:
-                        leave_word()
+                    come_back()
                     raise
                 except Exception as failure:
                     if not self.further:
@@ -101,6 +99,12 @@ def leave_word() -> None:
     if path and os.environ.get("SLURM_PROCID") == "0":
         with contextlib.suppress(OSError):
             Path(path).touch()
+
+
+def come_back() -> None:
+    """Queue again while another process has the folder, but not for ever: a lost node may still train."""
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < MOST_RETURNS:
+        leave_word()
 
 
 def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> dict[str, object]:
@@ -212,15 +216,18 @@ def nothing() -> Iterator[None]:
 
 
 @contextmanager
-def only_one(rundir: RunDir) -> Iterator[None]:
-    """Holds the run folder; raises UserError when another process trains in it. Where locks fail, there is none."""
+def only_one(rundir: RunDir, *, shared: bool = False) -> Iterator[None]:
+    """Holds the run folder; raises UserError when another process trains in it. Where locks fail, there is none.
+
+    shared: others that say so may hold it at the same time.
+    """
     try:
         file = (rundir.folder / "lock").open("w")
     except OSError as error:
         raise cannot_write(rundir.folder, error) from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderInUse(
                 f"another process is training in {rundir.folder}; wait for it, or stop it with Ctrl-C or kill -TERM"

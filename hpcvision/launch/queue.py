@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -226,6 +227,15 @@ def test_only(script: str, submit_command: str) -> str:
         raise UserError(f"Slurm refuses: {in_words(said)}")
     lines = [line for line in said.splitlines() if "to start at" in line]
     return in_words(lines[0]) if lines else "Slurm would take it"
+
+
+def submit(script: str, submit_command: str) -> str:
+    """Hand a script to Slurm as it is; the job's id. Raises UserError when Slurm refuses."""
+    answer = ask(*shlex.split(submit_command), words=script)
+    found = re.findall(r"\d+", answer.stdout)  # `Submitted batch job 12`, perhaps after words of the site's own
+    if answer.returncode or not found:
+        raise UserError(f"Slurm refuses the job: {in_words(answer.stderr + answer.stdout)}")
+    return str(found[-1])
 
 
 def in_words(said: str) -> str:

@@ -4,7 +4,6 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from hpcvision.results.sweeps import Trial, write_sweep
 from hpcvision.rundir import RunDir, read_journal
 from hpcvision.sweep.plan import Plan, Planned
 from hpcvision.sweep.rungs import read_rungs
-from hpcvision.sweep.trial import last_step, objective_of
+from hpcvision.sweep.trial import known_distance, last_step, objective_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Sweep:
         self.winner: int | None = None
         """Index of the trial with the best mean over its seeds, once that is known."""
         self._read: tuple[int, list[dict[str, Any]]] = (0, [])
+        self._objectives: dict[str, float] = {}
 
     @property
     def rungs(self) -> Path:
@@ -101,8 +101,8 @@ class Sweep:
         return max((record["step"] for record in self.decisions() if record["trial"] == trial), default=0)
 
     def has_ended(self, row: Row) -> bool:
-        """True for a run that is not to be trained any further."""
-        return row.rundir.is_finished or (row.number == 0 and row.trial in self.stopped())
+        """True for a run that is not to be trained any further, and whose objective is known."""
+        return self.status(row) in ("finished", "stopped")
 
     def has_tested(self, row: Row) -> bool:
         """True for a run with scores of the test split."""
@@ -110,7 +110,7 @@ class Sweep:
 
     def status(self, row: Row) -> str:
         """finished, stopped (by the scheduler), failed or unfinished."""
-        if row.rundir.is_finished:
+        if self.finished_objective(row) is not None:
             return "finished"
         if row.number == 0 and row.trial in self.stopped():
             return "stopped"
@@ -132,15 +132,26 @@ class Sweep:
 
     def objective(self, row: Row) -> float:
         """Validation score of the headline weights at the last step or the rung that stopped it, else NaN."""
-        if row.rundir.is_finished:
-            return finished_objective(str(row.rundir.folder), self.plan.objective)
+        value = self.finished_objective(row)
         stop = self.stopped().get(row.trial) if row.number == 0 else None
-        return float(stop["objective"]) if stop else math.nan
+        return value if value is not None else float(stop["objective"]) if stop else math.nan
+
+    def finished_objective(self, row: Row) -> float | None:
+        """The objective of a finished run; None of any other, and of one that was killed before its objective."""
+        rundir, name = row.rundir, row.rundir.folder.name
+        if name not in self._objectives and rundir.is_finished:
+            steps = row.config.train.steps
+            frechet = self.plan.objective == "frechet"
+            value = known_distance(rundir) if frechet else objective_of(rundir, self.plan.objective, steps)
+            if math.isnan(value):
+                return None
+            self._objectives[name] = value
+        return self._objectives.get(name)
 
     def ranked(self) -> list[int]:
         """Indices of the finished trials, the best first, the earlier one where two are equal."""
         sign = -1 if self.plan.larger_is_better else 1
-        finished = [row for row in self.rows if row.number == 0 and row.rundir.is_finished]
+        finished = [row for row in self.rows if row.number == 0 and self.status(row) == "finished"]
         return [row.trial for row in sorted(finished, key=lambda row: (sign * self.objective(row), row.trial))]
 
     def add_seeds(self) -> list[Row]:
@@ -153,7 +164,7 @@ class Sweep:
 
     def scores(self, trial: int) -> list[float]:
         """Objectives of all seeds of a trial."""
-        rows = [row for row in self.rows if row.trial == trial and row.rundir.is_finished]
+        rows = [row for row in self.rows if row.trial == trial and self.status(row) == "finished"]
         return [self.objective(row) for row in rows]
 
     def choose_winner(self) -> bool:
@@ -168,18 +179,6 @@ class Sweep:
         rows = [row for row in self.rows if row.trial == self.winner and self.has_tested(row)]
         found = [read_summary(row.rundir.results).scores for row in rows]
         return {name: [scores[name] for scores in found] for name in (found[0] if found else {})}
-
-
-@lru_cache(maxsize=100_000)
-def finished_objective(folder: str, objective: str) -> float:
-    """The objective of a finished run."""
-    rundir = RunDir(Path(folder))
-    if objective == "frechet":
-        from hpcvision.results.reader import read_scores
-
-        scores = read_scores(rundir.results)
-        return float(next(score["frechet"] for name, score in scores.items() if "_validation_" in name))
-    return objective_of(rundir, objective, rundir.read_config().train.steps)
 
 
 def expected_best(values: list[float], *, larger_is_better: bool) -> list[float]:

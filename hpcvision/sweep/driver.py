@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,16 +14,17 @@ from typing import Any
 from rich.console import Console
 
 from hpcvision import data
-from hpcvision.errors import UserError
-from hpcvision.launch.job import prepare
+from hpcvision.distributed import Place
+from hpcvision.errors import FolderInUse, UserError
+from hpcvision.launch.job import come_back, leave_word, only_one, prepare
 from hpcvision.launch.space import bytes_needed, megabytes
 from hpcvision.models.counting import stored_numbers_of
 from hpcvision.results.sweeps import sweep_is_finished
-from hpcvision.rundir import write_json
+from hpcvision.rundir import RunDir, write_json
 from hpcvision.stopping import INTERRUPTED, StopRequest
 from hpcvision.sweep.collect import Sweep, write_archive
 from hpcvision.sweep.plan import Plan, make_plan
-from hpcvision.sweep.private_ray import PrivateRay
+from hpcvision.sweep.private_ray import PrivateRay, lend_node, meeting_of
 from hpcvision.sweep.tables import print_planned, print_trials
 
 
@@ -36,6 +38,22 @@ class Resources:
     gpus_per_trial: float
 
 
+@dataclass(frozen=True)
+class Share:
+    """The trials of one task of a Slurm array: every `of`-th one from `number` on, counted from 0."""
+
+    number: int
+    of: int
+
+    @staticmethod
+    def read(words: str) -> "Share":
+        """From `3/8`; raises UserError for anything else."""
+        number, slash, of = words.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+            raise UserError(f"--share={words!r}: write for example 0/8, the first of eight, up to 7/8")
+        return Share(int(number), int(of))
+
+
 def run_sweep(
     wanted: str,
     overrides: dict[str, Any],
@@ -46,42 +64,62 @@ def run_sweep(
     per_gpu: int | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    share: Share | None = None,
 ) -> int:
     """Train all trials that have not ended yet, the best with further seeds, write sweep.h5, print the table.
 
-    Gives the exit code: 130 when it was stopped; raises UserError when a trial failed.
+    As a task of srun it goes on with what is there; the other tasks, one on each node, lend their nodes to the first.
+    With a share it trains those trials and no more; the sweep without a share then does the rest.
+
+    Gives the exit code: 130 when it was stopped, but 0 as a task of srun; raises UserError when a trial failed.
     """
+    place = Place.from_environment()
+    if place.world_size > place.node_count:
+        raise UserError(f"a sweep is one task on each node, Slurm started {place.world_size} on {place.node_count}")
     plan = make_plan(wanted, overrides, trials=trials)
+    folder = folder_of(plan, runs)
+    resources = resources_here(plan, cpus_per_trial, per_gpu, place)
+    meeting = meeting_of(folder, place) if place.world_size > 1 else None
+    if meeting and place.rank:
+        lend_node(meeting, cpus=resources.cpus, gpus=resources.gpus)
+        return 0
     console = Console(highlight=False)
     say_what(plan, console)
     if dry_run:
         print_planned(plan, console)
         return 0
-    folder = (runs / f"{plan.name}-sweep").absolute()
-    resources = resources_here(plan, cpus_per_trial, per_gpu)
-    check_folder(plan, folder, resume=resume)
+    check_share(plan, share)
+    check_folder(plan, folder, resume=None if place.is_slurm_task else resume)
     sweep = Sweep(plan, folder)
-    sweep.add_known_trials()
-    check_room(sweep)
-    for row in sweep.rows:
-        prepare(row.config, folder)
-    ended = len([row for row in sweep.rows if sweep.has_ended(row)])
-    if ended:
-        console.print(f"{ended} of {plan.wanted} trials have ended already")
-    with Stopping(folder) as stopping, PrivateRay(cpus=resources.cpus, gpus=resources.gpus) as ray:
+    with (
+        held(folder, share),
+        Stopping(folder / ("stop" if share is None else f"stop-{share.number}")) as stopping,
+        PrivateRay(cpus=resources.cpus, gpus=resources.gpus, meeting=meeting) as ray,
+    ):
+        sweep.add_known_trials()
+        if share:
+            sweep.rows = sweep.rows[share.number :: share.of]
+        check_room(sweep)
+        for row in sweep.rows:
+            prepare(row.config, folder)
+        ended = len([row for row in sweep.rows if sweep.has_ended(row)])
+        if ended:
+            console.print(f"{ended} of {len(sweep.rows) if share else plan.wanted} trials have ended already")
         train(sweep, resources, stopping, ray)
-        if not stopping.asked:
+        if not stopping.asked and not share:
             for row in sweep.add_seeds():
                 prepare(row.config, folder)
             train(sweep, resources, stopping, ray)
-        if not stopping.asked and sweep.choose_winner():
+        if not stopping.asked and not share and sweep.choose_winner():
             train(sweep, resources, stopping, ray, read_test=True)
-    archive = write_archive(sweep)
+        archive = None if share else write_archive(sweep)
     print_trials(sweep, console)
-    console.print(f"  {archive}", soft_wrap=True)
+    if archive:
+        console.print(f"  {archive}", soft_wrap=True)
     if stopping.asked:
+        leave_word()
         console.print(f"stopped; `hpcvision sweep {wanted} --resume` goes on from here", soft_wrap=True)
-        return INTERRUPTED
+        return 0 if place.is_slurm_task else INTERRUPTED
     failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
     if failed:
         raise UserError(
@@ -104,9 +142,35 @@ def say_what(plan: Plan, console: Console) -> None:
     )
 
 
-def resources_here(plan: Plan, cpus_per_trial: float, per_gpu: int | None) -> Resources:
+def folder_of(plan: Plan, runs: Path) -> Path:
+    """Where the sweep's runs and its archive are."""
+    return (runs / f"{plan.name}-sweep").absolute()
+
+
+@contextlib.contextmanager
+def held(folder: Path, share: Share | None) -> Iterator[None]:
+    """Nobody else drives this sweep meanwhile, but other shares of it may; raises FolderInUse."""
+    try:
+        with only_one(RunDir(folder), shared=share is not None):
+            yield
+    except FolderInUse:
+        come_back()
+        raise
+
+
+def check_share(plan: Plan, share: Share | None) -> None:
+    """Raise UserError for a share of a search that learns from all trials, or for one of more tasks than trials."""
+    if share and plan.search == "optuna":
+        raise UserError("SEARCH='optuna' learns from every trial, so it cannot be shared out; use --nodes for more")
+    if share and share.of > len(plan.trials):
+        raise UserError(f"{share.of} tasks for {len(plan.trials)} trials; give at most as many tasks as trials")
+
+
+def resources_here(plan: Plan, cpus_per_trial: float, per_gpu: int | None, place: Place) -> Resources:
     """How trials share this machine; UserError for more trials on a GPU than have room there."""
     cpus, gpus = len(os.sched_getaffinity(0)), 0  # of the allocation, not of the machine
+    if place.is_slurm_task:  # where Slurm binds no task to its cores
+        cpus = min(cpus, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
     if Path("/proc/driver/nvidia").exists():  # torch takes more than a second, which a sweep on CPUs need not wait for
         import torch
 
@@ -120,8 +184,8 @@ def resources_here(plan: Plan, cpus_per_trial: float, per_gpu: int | None) -> Re
     return Resources(cpus, gpus, min(cpus_per_trial, cpus / gpus / per_gpu), 1 / per_gpu)
 
 
-def check_folder(plan: Plan, folder: Path, *, resume: bool) -> None:
-    """Raise UserError when the folder holds another sweep, or a begun one that is not to be resumed."""
+def check_folder(plan: Plan, folder: Path, *, resume: bool | None) -> None:
+    """Raise UserError when the folder holds another sweep, or a begun one that is not to be resumed (None: either)."""
     path, here = folder / "sweep.json", plan.identity()
     try:
         there = json.loads(path.read_text())
@@ -135,7 +199,7 @@ def check_folder(plan: Plan, folder: Path, *, resume: bool) -> None:
     if there is not None and there != here:
         keys = ", ".join(key for key in here if there.get(key) != here[key])
         raise UserError(f"{folder} is of another sweep (it differs in {keys}); choose another --runs")
-    if there is not None and not resume and not sweep_is_finished(folder / "sweep.h5"):
+    if there is not None and resume is False and not sweep_is_finished(folder / "sweep.h5"):
         raise UserError(f"{folder} holds this sweep, begun before; go on with --resume, or choose another --runs")
     if there is None:
         write_json(path, here)
@@ -156,8 +220,8 @@ def check_room(sweep: Sweep) -> None:
 class Stopping:
     """Asks all trials to save and stop, wherever they are, when the sweep is asked to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "stop"
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self.asked = False
         self._previous: dict[int, Any] = {}
 
@@ -188,7 +252,7 @@ class Stopping:
 def train(sweep: Sweep, resources: Resources, stopping: Stopping, ray: PrivateRay, *, read_test: bool = False) -> None:
     """Let Ray Tune train the rows that have not ended; with read_test those of the winner are scored on the test split.
 
-    A trial that fails ends no other.
+    A trial that fails ends no other, and one whose node is lost is tried again on those that are left.
     """
     if read_test:
         waiting = [row for row in sweep.rows if row.trial == sweep.winner and not sweep.has_tested(row)]
@@ -196,7 +260,8 @@ def train(sweep: Sweep, resources: Resources, stopping: Stopping, ray: PrivateRa
         # One that has failed is not tried again in the same sweep.
         waiting = [row for row in sweep.rows if bool(row.number) == sweep.seeded and not sweep.has_ended(row)]
     more = 0 if sweep.seeded else sweep.plan.wanted - len(sweep.plan.trials)
-    if waiting or more:
+    while (waiting or more) and not stopping.asked:
         from hpcvision.sweep.tuning import tune_trials
 
-        tune_trials(sweep, waiting, more, resources, stopping, ray.start(), read_test=read_test)
+        waiting = tune_trials(sweep, waiting, more, resources, stopping, ray, read_test=read_test)
+        more = 0

@@ -107,6 +107,11 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None =
     choices = OBJECTIVES[base.task.kind]
     if objective not in choices:
         raise UserError(f"OBJECTIVE={objective!r} of {path} is never reported; choose one of {', '.join(choices)}")
+    if objective == "frechet" and base.data.source != "cifar100":
+        raise UserError(
+            f"OBJECTIVE='frechet' of {path} is measured with cifar100_features, on data.source=cifar100 only; "
+            f"{base.run_name} has {base.data.source}, choose loss"
+        )
     count = trials if trials is not None else getattr(module, "TRIALS", 1)
     if count < 1:
         raise UserError(f"{path} asks for TRIALS={count}; give at least 1")

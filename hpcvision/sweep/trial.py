@@ -124,7 +124,6 @@ def distance_of(rundir: RunDir) -> float:
     """
     from hpcvision import distributed
     from hpcvision.config import apply
-    from hpcvision.results.reader import read_scores
     from hpcvision.training.requests import WORK, Request, Work, images_to_draw
 
     config = rundir.read_config()
@@ -146,13 +145,21 @@ def distance_of(rundir: RunDir) -> float:
             WORK[request.kind](work)
     finally:
         distributed.stop()
-    name = f"cifar100_features_validation_{weights}_ddim_{SAMPLING_STEPS}"
-    return float(next(score for key, score in read_scores(rundir.results).items() if key.startswith(name))["frechet"])
+    return known_distance(rundir)
+
+
+def known_distance(rundir: RunDir) -> float:
+    """The distance in the run's archive; NaN when it is not there, as when the trial was killed before it was drawn."""
+    from hpcvision.results.reader import read_scores
+
+    name = f"cifar100_features_validation_{rundir.read_config().ema.headline}_ddim_{SAMPLING_STEPS}"
+    found = [score for key, score in read_scores(rundir.results).items() if key.startswith(name)]
+    return float(found[0]["frechet"]) if found else math.nan
 
 
 def last_step(rundir: RunDir) -> int:
     """The last step that the journal tells of."""
-    return max((event["step"] for event in read_journal(rundir.log) if event["event"] == "train"), default=0)
+    return max((event.get("step", 0) for event in read_journal(rundir.log)), default=0)
 
 
 def reason_of(rundir: RunDir, error: Exception) -> str:

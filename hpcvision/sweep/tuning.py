@@ -1,10 +1,9 @@
 """Hands a sweep's trials to Ray Tune, and tells a person how far they are."""
 
 import math
-import os
 import sys
+import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -12,9 +11,11 @@ from ray.tune.search import Searcher
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hpcvision.distributed import Place
 from hpcvision.launch.job import prepare
 from hpcvision.sweep.collect import Row, Sweep
 from hpcvision.sweep.driver import Resources, Stopping
+from hpcvision.sweep.private_ray import PrivateRay
 from hpcvision.sweep.rungs import RecordedAsha
 from hpcvision.sweep.trial import TrialRun, last_step
 from hpcvision.training.progress import LINE_SECONDS, clock
@@ -26,21 +27,26 @@ def tune_trials(
     more: int,
     resources: Resources,
     stopping: Stopping,
-    storage: Path,
+    ray: PrivateRay,
     *,
     read_test: bool,
-) -> None:
+) -> list[Row]:
     """Train the waiting rows, and `more` that an adaptive search proposes; as many at once as there is room for.
 
-    storage: a folder for what Tune writes, which nobody reads.
+    Gives those that a lost node has taken with it.
     """
+    folder = ray.start()
     plan = sweep.plan
     feed = Feed(sweep, waiting, more, resources, stopping, read_test=read_test)
     scheduler = None
     if plan.scheduler and not sweep.seeded:
         steps = max(row.config.train.steps for row in sweep.rows) if sweep.rows else plan.base.train.steps
         scheduler = RecordedAsha(sweep.rungs, plan.scheduler, metric="objective", mode=plan.mode, steps=steps)
-    with Narrator(sweep, feed, stopping) as narrator:
+    with (
+        Narrator(sweep, feed, stopping) as narrator,
+        # What Tune writes, which nobody reads: with several nodes where all can see it.
+        tempfile.TemporaryDirectory(prefix=".tune-", dir=sweep.folder if ray.meeting else folder) as storage,
+    ):
         tune.Tuner(
             tune.with_resources(TrialRun, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
             tune_config=tune.TuneConfig(
@@ -52,9 +58,10 @@ def tune_trials(
                 **({} if scheduler else {"metric": "objective", "mode": plan.mode}),
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(storage), verbose=0, callbacks=[narrator.callback()], log_to_file=False
+                name="tune", storage_path=storage, verbose=0, callbacks=[narrator.callback()], log_to_file=False
             ),
         ).fit()
+    return narrator.lost
 
 
 class Feed(Searcher):  # type: ignore[misc]
@@ -118,7 +125,7 @@ class Feed(Searcher):  # type: ignore[misc]
             "read_test": self.read_test,
             "stop_file": str(self.stopping.file),
             "threads": max(1, int(self.resources.cpus_per_trial)),
-            "job_id": os.environ.get("SLURM_JOB_ID", "local"),
+            "job_id": Place.from_environment().job_id,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -139,6 +146,7 @@ class Narrator:
     def __init__(self, sweep: Sweep, feed: Feed, stopping: Stopping) -> None:
         self.sweep, self.feed, self.stopping = sweep, feed, stopping
         self.done = self.failed = self.halted = 0
+        self.lost: list[Row] = []
         self.best = math.nan
         self.started = self.last_line = time.monotonic()
         console = Console(file=sys.stderr)
@@ -207,11 +215,17 @@ class Narrator:
                 result, row = trial.last_result or {}, narrator.feed.rows[trial.trial_id]
                 ended = result.get("ended", "failed")
                 word = {"rung": "stopped at a rung", "failed": "FAILED"}.get(ended, ended)
+                if word == "finished" and narrator.feed.read_test:
+                    word = "has read the test images"
                 narrator.ended(row, result, word, result.get("reason", "") if ended == "failed" else "")
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
                 row = narrator.feed.rows[trial.trial_id]
                 reason = why_it_died(trial)
+                if reason == LOST:
+                    narrator.lost.append(row)
+                    narrator.say(f"{row.label} is tried again: {reason}")
+                    return
                 if not row.rundir.failure.exists():
                     row.rundir.failure.write_text(f"rank 0: {reason}\n")
                 narrator.ended(row, {}, "FAILED", reason)
@@ -222,10 +236,15 @@ class Narrator:
         return Told()
 
 
+LOST = "its node is lost"
+
+
 def why_it_died(trial: Any) -> str:
     """A line about a process that ended without a word of its own."""
     error = trial.get_pickled_error()
     text = str(error or "")
+    if "node has died" in text or "NodeDied" in type(error).__name__:
+        return LOST
     if "OutOfMemory" in type(error).__name__ or "OOM" in text:
         return "its process ran out of memory and was killed"
     return "its process was killed, perhaps for want of memory (the kernel's log, dmesg, says so)"
