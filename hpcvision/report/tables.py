@@ -27,6 +27,12 @@ def table(*columns: str, numbers: tuple[str, ...] = (), title: str | None = None
     return made
 
 
+def keep_cells_whole(made: Table) -> None:
+    """In a narrow terminal the headings are folded, not the cells below them; call it when all rows are there."""
+    for column in made.columns:
+        column.min_width = max((len(str(cell)) for cell in column.cells if cell != column.header), default=0)
+
+
 def console() -> Console:
     """Standard output; in a pipe or a file lines are not cut to 80 columns."""
     made = Console(highlight=False)

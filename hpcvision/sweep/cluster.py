@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from hpcvision.errors import UserError
 from hpcvision.launch import queue, slurm
 from hpcvision.launch.batch import Placement, check_path, script
 from hpcvision.launch.checked import facts_of
 from hpcvision.launch.cluster import Record
 from hpcvision.launch.profile import Profile
+from hpcvision.report import tables
 from hpcvision.rundir import RunDir, data_folder, write_json
 from hpcvision.sweep.driver import Share, check_folder, check_share, folder_of, say_what
 from hpcvision.sweep.plan import make_plan
@@ -40,7 +39,7 @@ def submit_sweep(
 
     words: what to write after `hpcvision sweep` on the nodes. A sweep that is in the queue is not submitted again.
     """
-    plan, console = make_plan(wanted, overrides, trials=trials), Console(highlight=False)
+    plan, console = make_plan(wanted, overrides, trials=trials), tables.console()
     folder = folder_of(plan, runs)
     check_share(plan, Share(0, array) if array else None)
     if array and array > profile.max_array_size:

@@ -19,6 +19,7 @@ from hpcvision.errors import FolderInUse, UserError
 from hpcvision.launch.job import come_back, leave_word, only_one, prepare
 from hpcvision.launch.space import bytes_needed, megabytes
 from hpcvision.models.counting import stored_numbers_of
+from hpcvision.report import tables
 from hpcvision.results.sweeps import sweep_is_finished
 from hpcvision.rundir import RunDir, write_json
 from hpcvision.stopping import INTERRUPTED, StopRequest
@@ -83,7 +84,7 @@ def run_sweep(
     if meeting and place.rank:
         lend_node(meeting, cpus=resources.cpus, gpus=resources.gpus)
         return 0
-    console = Console(highlight=False)
+    console = tables.console()
     say_what(plan, console)
     if dry_run:
         print_planned(plan, console)

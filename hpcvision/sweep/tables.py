@@ -8,7 +8,7 @@ from rich.console import Console
 
 from hpcvision.config import CAPS, apply
 from hpcvision.models.counting import parameters_of
-from hpcvision.report.tables import table
+from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.sweep.collect import Row, Sweep, expected_best
 from hpcvision.sweep.plan import Plan, Planned
 from hpcvision.sweep.trial import last_step
@@ -37,6 +37,7 @@ def print_trials(sweep: Sweep, console: Console) -> None:
         steps, full = f"{last_step(row.rundir):,}", f"{parameters / cap:.1%}"
         objective = f"{sweep.objective(row):.4f}"
         shown.add_row(row.label, sweep.status(row), steps, f"{parameters:,}", full, objective, *settings)
+    keep_cells_whole(shown)
     console.print(shown)
     values = [sweep.objective(row) for row in trials if sweep.status(row) == "finished"]
     if len(values) > 1 and plan.search != "variants":
@@ -64,14 +65,14 @@ def spread(values: list[float]) -> str:
 
 
 def headings(keys: list[str]) -> list[str]:
-    """The last words of the keys, where they say which is meant."""
+    """The last words of the keys, where they say which is meant, with blanks where a line may end."""
     short = [key.rpartition(".")[2] for key in keys]
-    return short if len(set(short)) == len(short) else keys
+    return [key.replace("_", " ") for key in (short if len(set(short)) == len(short) else keys)]
 
 
 def in_a_cell(value: Any) -> str:
     """A setting, short."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_planned(plan: Plan, console: Console) -> None:
@@ -87,4 +88,5 @@ def print_planned(plan: Plan, console: Console) -> None:
         parameters = parameters_of(apply(plan.base, planned.overrides).model)
         values = [in_a_cell(planned.overrides.get(key, "")) for key in keys]
         shown.add_row(planned.label, f"{parameters:,}", f"{parameters / cap:.1%}", *values)
+    keep_cells_whole(shown)
     console.print(shown)

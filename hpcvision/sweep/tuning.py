@@ -4,6 +4,7 @@ import math
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -241,11 +242,10 @@ LOST = "its node is lost"
 
 def why_it_died(trial: Any) -> str:
     """A line about a process that ended without a word of its own."""
-    error = trial.get_pickled_error()
-    text = str(error or "")
-    if "node has died" in text or "NodeDied" in type(error).__name__:
+    text = Path(trial.error_file).read_text() if trial.error_file else ""  # Tune's own getters look where it is not
+    if "node has died" in text:
         return LOST
-    if "OutOfMemory" in type(error).__name__ or "OOM" in text:
+    if "OutOfMemory" in text or "OOM" in text:
         return "its process ran out of memory and was killed"
     return "its process was killed, perhaps for want of memory (the kernel's log, dmesg, says so)"
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+
 from hpcvision.rundir import RunDir, read_journal
 
 ROOT = Path(__file__).parents[2]
@@ -117,3 +119,17 @@ def administer(*words: str) -> str:
 def start_cluster(*options: str) -> None:
     """Start what is not running of the cluster."""
     subprocess.run([TESTCLUSTER / "start.sh", *options], check=True, capture_output=True, timeout=120)
+
+
+def exact_content(path: Path) -> dict[str, bytes]:
+    """All weights, and the losses of the curve, as bytes."""
+    content: dict[str, bytes] = {}
+    with h5py.File(path) as file:
+
+        def take(name: str, item: h5py.HLObject) -> None:
+            if isinstance(item, h5py.Dataset) and (name.startswith("weights/") or name == "train/loss"):
+                content[name] = item[()].tobytes()
+
+        file.visititems(take)
+    assert content
+    return content

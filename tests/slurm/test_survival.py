@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from real_cluster import FOLDER, JOB, ROOT, administer, start_cluster
+from real_cluster import FOLDER, JOB, ROOT, administer, exact_content, start_cluster
 
 pytestmark = pytest.mark.slurm
 
@@ -42,20 +42,6 @@ def undisturbed(running_cluster, tmp_path_factory):
         (path,) = (folder / words[1]).glob("*/results.h5")
         return exact_content(path)
 
-    return content
-
-
-def exact_content(path):
-    """All weights, and the losses of the curve, as bytes."""
-    content = {}
-    with h5py.File(path) as file:
-
-        def take(name, item):
-            if isinstance(item, h5py.Dataset) and (name.startswith("weights/") or name == "train/loss"):
-                content[name] = item[()].tobytes()
-
-        file.visititems(take)
-    assert content
     return content
 
 
