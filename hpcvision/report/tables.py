@@ -27,10 +27,15 @@ def table(*columns: str, numbers: tuple[str, ...] = (), title: str | None = None
     return made
 
 
-def keep_cells_whole(made: Table) -> None:
+def keep_cells_whole(made: Table, width: int) -> None:
     """In a narrow terminal the headings are folded, not the cells below them; call it when all rows are there."""
-    for column in made.columns:
-        column.min_width = max((len(str(cell)) for cell in column.cells if cell != column.header), default=0)
+    words = [max(map(len, str(column.header).split())) for column in made.columns]
+    widths = [max(map(len, map(str, column.cells)), default=0) for column in made.columns]
+    for _ in range(width - sum(widths) - 2 * (len(widths) - 1)):  # two blanks between columns
+        most = max(range(len(widths)), key=lambda index: words[index] - widths[index])
+        widths[most] += words[most] > widths[most]
+    for column, wide in zip(made.columns, widths, strict=True):
+        column.width = wide
 
 
 def console() -> Console:

@@ -36,8 +36,10 @@ def print_trials(sweep: Sweep, console: Console) -> None:
         settings = [in_a_cell(row.overrides.get(key, "")) for key in keys]
         steps, full = f"{last_step(row.rundir):,}", f"{parameters / cap:.1%}"
         objective = f"{sweep.objective(row):.4f}"
-        shown.add_row(row.label, sweep.status(row), steps, f"{parameters:,}", full, objective, *settings)
-    keep_cells_whole(shown)
+        shown.add_row(
+            row.label.removeprefix("trial "), sweep.status(row), steps, f"{parameters:,}", full, objective, *settings
+        )
+    keep_cells_whole(shown, console.width)
     console.print(shown)
     values = [sweep.objective(row) for row in trials if sweep.status(row) == "finished"]
     if len(values) > 1 and plan.search != "variants":
@@ -87,6 +89,6 @@ def print_planned(plan: Plan, console: Console) -> None:
     for planned in trials:
         parameters = parameters_of(apply(plan.base, planned.overrides).model)
         values = [in_a_cell(planned.overrides.get(key, "")) for key in keys]
-        shown.add_row(planned.label, f"{parameters:,}", f"{parameters / cap:.1%}", *values)
-    keep_cells_whole(shown)
+        shown.add_row(planned.label.removeprefix("trial "), f"{parameters:,}", f"{parameters / cap:.1%}", *values)
+    keep_cells_whole(shown, console.width)
     console.print(shown)

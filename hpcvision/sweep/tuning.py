@@ -191,6 +191,12 @@ class Narrator:
         score = f"  {plan.objective} {value:.4f}" if math.isfinite(value) else ""
         self.say(f"{self.done}/{self.feed.total}  {row.label} {word}{tail}{score}  {settings}")
 
+    def why(self, row: Row, reason: str) -> str:
+        """Why a trial has failed, as the table says it; `reason` where its own process left no word."""
+        if not row.rundir.failure.exists():
+            row.rundir.failure.write_text(f"rank 0: {reason}\n")
+        return self.sweep.reason(row)
+
     def look(self, running: list[Row]) -> None:
         """Show how far everything is."""
         numbers = f"{len(running)} running, {self.halted} stopped, {self.failed} failed"
@@ -218,7 +224,7 @@ class Narrator:
                 word = {"rung": "stopped at a rung", "failed": "FAILED"}.get(ended, ended)
                 if word == "finished" and narrator.feed.read_test:
                     word = "has read the test images"
-                narrator.ended(row, result, word, result.get("reason", "") if ended == "failed" else "")
+                narrator.ended(row, result, word, narrator.why(row, result["reason"]) if ended == "failed" else "")
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
                 row = narrator.feed.rows[trial.trial_id]
@@ -227,9 +233,7 @@ class Narrator:
                     narrator.lost.append(row)
                     narrator.say(f"{row.label} is tried again: {reason}")
                     return
-                if not row.rundir.failure.exists():
-                    row.rundir.failure.write_text(f"rank 0: {reason}\n")
-                narrator.ended(row, {}, "FAILED", reason)
+                narrator.ended(row, {}, "FAILED", narrator.why(row, reason))
 
             def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:  # noqa: ARG002
                 narrator.look([narrator.feed.rows[trial.trial_id] for trial in trials if trial.status == "RUNNING"])

@@ -1,0 +1,102 @@
+"""Shares of a sweep, the scheduler's memory, who holds a sweep's folder, and the table in a narrow terminal."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from hpcvision.errors import FolderInUse, UserError
+from hpcvision.launch.job import only_one
+from hpcvision.report.tables import keep_cells_whole, table
+from hpcvision.rundir import RunDir, read_journal
+from hpcvision.sweep.driver import Share, check_share, held
+from hpcvision.sweep.plan import make_plan
+from hpcvision.sweep.rungs import RecordedAsha
+from hpcvision.sweep.words import Asha
+
+
+def sweep_file(folder: Path, text: str) -> str:
+    """Path of a sweep's file."""
+    path = folder / "search.py"
+    path.write_text(f"from ray import tune\n{text}")
+    return str(path)
+
+
+def test_a_share_is_read_from_its_number_and_how_many_there_are():
+    assert Share.read("0/8") == Share(0, 8)
+    assert Share.read("7/8") == Share(7, 8)
+
+
+@pytest.mark.parametrize("words", ["8/8", "1", "a/b", "-1/8", "1/0", ""])
+def test_a_share_that_does_not_exist_is_refused(words):
+    with pytest.raises(UserError, match=r"--share='.*': write for example 0/8"):
+        Share.read(words)
+
+
+def test_more_shares_than_trials_are_refused(tmp_path):
+    text = 'BASE = "addnist_cnn"\nSPACE = {"seed": tune.grid_search([0, 1, 2])}\n'
+    plan = make_plan(sweep_file(tmp_path, text), {})
+    check_share(plan, Share(2, 3))
+    with pytest.raises(UserError, match="4 tasks for 3 trials"):
+        check_share(plan, Share(0, 4))
+
+
+def test_a_search_that_learns_from_every_trial_cannot_be_shared_out(tmp_path):
+    text = 'BASE = "addnist_cnn"\nSPACE = {"model.width": tune.uniform(0.1, 1.0)}\nSEARCH = "optuna"\nTRIALS = 9\n'
+    with pytest.raises(UserError, match="cannot be shared out; use --nodes"):
+        check_share(make_plan(sweep_file(tmp_path, text), {}), Share(0, 2))
+
+
+def test_a_distance_without_features_for_its_images_is_refused_before_anything_starts(tmp_path):
+    text = 'BASE = "demo_diffusion"\nSPACE = {"seed": tune.grid_search([0])}\nOBJECTIVE = "frechet"\n'
+    with pytest.raises(UserError, match=r"on data\.source=cifar100 only; demo_diffusion has synthetic, choose loss"):
+        make_plan(sweep_file(tmp_path, text), {})
+
+
+def test_one_driver_or_several_shares_hold_a_sweeps_folder(tmp_path):
+    one, another, whole = held(tmp_path, Share(0, 2)), held(tmp_path, Share(1, 2)), held(tmp_path, None)
+    with one, another, pytest.raises(FolderInUse, match="another process is training in"), whole:
+        pass
+    with held(tmp_path, None), pytest.raises(FolderInUse), held(tmp_path, Share(0, 2)):
+        pass
+    with held(tmp_path, None), pytest.raises(FolderInUse), only_one(RunDir(tmp_path)):
+        pass
+
+
+def tell(scheduler: RecordedAsha, trial: int, step: int, objective: float) -> str:
+    """The scheduler's decision about a trial of which it has not heard before."""
+    running = SimpleNamespace(trial_id=f"{id(scheduler)}-{trial}", config={"trial": trial})
+    scheduler.on_trial_add(None, running)
+    return scheduler.on_trial_result(None, running, {"steps": step, "objective": objective})
+
+
+def halving(path: Path) -> RecordedAsha:
+    return RecordedAsha(path, Asha(first_rung=10, reduction_factor=2), metric="objective", mode="max", steps=100)
+
+
+def test_two_schedulers_that_share_a_file_decide_as_one_that_hears_of_all(tmp_path):
+    objectives = [0.5, 0.1, 0.9, 0.3, 0.6, 0.55, 0.2, 0.95]
+    alone = halving(tmp_path / "alone.jsonl")
+    expected = [tell(alone, trial, 10, value) for trial, value in enumerate(objectives)]
+    assert {"STOP", "CONTINUE"} == set(expected)
+    shares = [halving(tmp_path / "shared.jsonl"), halving(tmp_path / "shared.jsonl")]
+    assert [tell(shares[trial % 2], trial, 10, value) for trial, value in enumerate(objectives)] == expected
+    records = read_journal(tmp_path / "shared.jsonl")
+    assert [record["decision"].upper() for record in records] == expected
+    assert [record["trial"] for record in records] == list(range(8))
+    # Deaf to each other they would not: the test sees the difference.
+    deaf = [halving(tmp_path / "first.jsonl"), halving(tmp_path / "second.jsonl")]
+    assert [tell(deaf[trial % 2], trial, 10, value) for trial, value in enumerate(objectives)] != expected
+
+
+def test_a_table_in_a_narrow_terminal_folds_its_headings_and_no_cell():
+    cells = ["trial 17", "10,000", "98,740", "0.00196", "0.998"]
+    made = table("trial", "steps", "parameters", "final learning rate fraction", "beta")
+    made.add_row(*cells)
+    console = Console(width=sum(map(len, cells)) + 2 * 4, record=True, file=io.StringIO())
+    keep_cells_whole(made, console.width)
+    console.print(made)
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["trial", "17", *cells[1:]] in lines
