@@ -14,6 +14,7 @@ os.environ |= {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # otherwise trials do not find data/ beside the user
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",  # matches every line: a lost node would print a hundred of its state
     "RAY_AUTH_MODE": "token",  # every user of a shared node can reach its ports
     "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
     # Ray would kill trials when others fill the node's memory; the job's own limit is the one that counts.

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ class Sweep:
                 lines = row.rundir.failure.read_text().strip().splitlines() or [""]
                 last = lines[-1] if len(lines) > 1 else lines[0].partition(": ")[2]  # a traceback's last line says it
                 # "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "MemoryError".
-                lacks_memory = "memory" in last.lower() or "allocator" in last.lower()
+                lacks_memory = re.search("out of memory|allocate memory|allocator|memoryerror", last.lower())
                 return f"out of memory: {last.strip()}" if lacks_memory else last.strip()
             case "stopped":
                 return f"among the others at step {self.stopped()[row.trial]['step']:,}"

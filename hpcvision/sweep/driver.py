@@ -28,6 +28,8 @@ from hpcvision.sweep.plan import Plan, make_plan
 from hpcvision.sweep.private_ray import PrivateRay, lend_node, meeting_of
 from hpcvision.sweep.tables import print_planned, print_trials
 
+MOST_TRIES = 4  # of a trial whose node was lost; after that it is told as failed
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -261,8 +263,11 @@ def train(sweep: Sweep, resources: Resources, stopping: Stopping, ray: PrivateRa
         # One that has failed is not tried again in the same sweep.
         waiting = [row for row in sweep.rows if bool(row.number) == sweep.seeded and not sweep.has_ended(row)]
     more = 0 if sweep.seeded else sweep.plan.wanted - len(sweep.plan.trials)
-    while (waiting or more) and not stopping.asked:
+    for attempt in range(MOST_TRIES):
+        if not (waiting or more) or stopping.asked:
+            break
         from hpcvision.sweep.tuning import tune_trials
 
-        waiting = tune_trials(sweep, waiting, more, resources, stopping, ray, read_test=read_test)
+        last_try = attempt == MOST_TRIES - 1
+        waiting = tune_trials(sweep, waiting, more, resources, stopping, ray, read_test=read_test, last_try=last_try)
         more = 0

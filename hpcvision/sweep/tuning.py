@@ -31,10 +31,11 @@ def tune_trials(
     ray: PrivateRay,
     *,
     read_test: bool,
+    last_try: bool,
 ) -> list[Row]:
     """Train the waiting rows, and `more` that an adaptive search proposes; as many at once as there is room for.
 
-    Gives those that a lost node has taken with it.
+    Gives those that a lost node has taken with it, unless it is their last try.
     """
     folder = ray.start()
     plan = sweep.plan
@@ -44,7 +45,7 @@ def tune_trials(
         steps = max(row.config.train.steps for row in sweep.rows) if sweep.rows else plan.base.train.steps
         scheduler = RecordedAsha(sweep.rungs, plan.scheduler, metric="objective", mode=plan.mode, steps=steps)
     with (
-        Narrator(sweep, feed, stopping) as narrator,
+        Narrator(sweep, feed, stopping, several_nodes=bool(ray.meeting), last_try=last_try) as narrator,
         # What Tune writes, which nobody reads: with several nodes where all can see it.
         tempfile.TemporaryDirectory(prefix=".tune-", dir=sweep.folder if ray.meeting else folder) as storage,
     ):
@@ -144,8 +145,9 @@ class Feed(Searcher):  # type: ignore[misc]
 class Narrator:
     """A bar on a terminal, a line every 30 seconds in a log, and a line for every trial that ends."""
 
-    def __init__(self, sweep: Sweep, feed: Feed, stopping: Stopping) -> None:
+    def __init__(self, sweep: Sweep, feed: Feed, stopping: Stopping, *, several_nodes: bool, last_try: bool) -> None:
         self.sweep, self.feed, self.stopping = sweep, feed, stopping
+        self.several_nodes, self.last_try = several_nodes, last_try
         self.done = self.failed = self.halted = 0
         self.lost: list[Row] = []
         self.best = math.nan
@@ -228,8 +230,8 @@ class Narrator:
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
                 row = narrator.feed.rows[trial.trial_id]
-                reason = why_it_died(trial)
-                if reason == LOST:
+                reason = why_it_died(trial, several_nodes=narrator.several_nodes)
+                if reason == LOST and not narrator.last_try:
                     narrator.lost.append(row)
                     narrator.say(f"{row.label} is tried again: {reason}")
                     return
@@ -244,10 +246,11 @@ class Narrator:
 LOST = "its node is lost"
 
 
-def why_it_died(trial: Any) -> str:
+def why_it_died(trial: Any, *, several_nodes: bool) -> str:
     """A line about a process that ended without a word of its own."""
     text = Path(trial.error_file).read_text() if trial.error_file else ""  # Tune's own getters look where it is not
-    if "node has died" in text:
+    # "Unavailable" is what Ray says until it has noticed that a node is gone, after 15 s and more.
+    if several_nodes and ("node has died" in text or "is unavailable" in text):
         return LOST
     if "OutOfMemory" in text or "OOM" in text:
         return "its process ran out of memory and was killed"
