@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,6 @@ def collect() -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    packages = sorted(
-        {f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()}, key=str.lower
-    )
     return {
         "hpcvision": hpcvision.__version__,
         **git_commit(),
@@ -82,5 +80,12 @@ def collect() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "slurm": {key: value for key, value in sorted(os.environ.items()) if key.startswith("SLURM_JOB")},
-        "packages": packages,
+        "packages": packages(),
     }
+
+
+@cache
+def packages() -> list[str]:
+    """What is installed, such as `torch==2.15.0`; read once, as it takes 0.16 s."""
+    found = {f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()}
+    return sorted(found, key=str.lower)

@@ -144,7 +144,7 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
         raise TrainingStopped(
             f"rank {place.rank} ends because another one failed before; see {rundir.failure}"
         ) from None
-    if place.rank == 0 and outcome.finished:
+    if place.rank == 0 and outcome.finished and read_test:  # of a sweep's hundreds, nobody would look at them
         draw_pictures(rundir)
     return {"finished": outcome.finished, "step": outcome.step, "reason": outcome.reason, "scores": outcome.scores}
 

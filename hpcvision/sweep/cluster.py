@@ -17,7 +17,7 @@ from hpcvision.launch.profile import Profile
 from hpcvision.report import tables
 from hpcvision.rundir import RunDir, data_folder, write_json
 from hpcvision.sweep.driver import Share, check_folder, check_share, folder_of, say_what
-from hpcvision.sweep.plan import make_plan
+from hpcvision.sweep.plan import check_objective, make_plan
 from hpcvision.sweep.tables import print_planned
 
 
@@ -41,6 +41,7 @@ def submit_sweep(
     """
     plan, console = make_plan(wanted, overrides, trials=trials), tables.console()
     folder = folder_of(plan, runs)
+    check_objective(plan)
     check_share(plan, Share(0, array) if array else None)
     if array and array > profile.max_array_size:
         raise UserError(f"--array={array} is above the {profile.max_array_size} of {cluster}; give fewer")

@@ -24,7 +24,7 @@ from hpcvision.results.sweeps import sweep_is_finished
 from hpcvision.rundir import RunDir, write_json
 from hpcvision.stopping import INTERRUPTED, StopRequest
 from hpcvision.sweep.collect import Sweep, write_archive
-from hpcvision.sweep.plan import Plan, make_plan
+from hpcvision.sweep.plan import Plan, check_objective, make_plan
 from hpcvision.sweep.private_ray import PrivateRay, lend_node, meeting_of
 from hpcvision.sweep.tables import print_planned, print_trials
 
@@ -91,6 +91,7 @@ def run_sweep(
     if dry_run:
         print_planned(plan, console)
         return 0
+    check_objective(plan)
     check_share(plan, share)
     check_folder(plan, folder, resume=None if place.is_slurm_task else resume)
     sweep = Sweep(plan, folder)

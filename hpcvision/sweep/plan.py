@@ -107,11 +107,6 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None =
     choices = OBJECTIVES[base.task.kind]
     if objective not in choices:
         raise UserError(f"OBJECTIVE={objective!r} of {path} is never reported; choose one of {', '.join(choices)}")
-    if objective == "frechet" and base.data.source != "cifar100":
-        raise UserError(
-            f"OBJECTIVE='frechet' of {path} is measured with cifar100_features, on data.source=cifar100 only; "
-            f"{base.run_name} has {base.data.source}, choose loss"
-        )
     count = trials if trials is not None else getattr(module, "TRIALS", 1)
     if count < 1:
         raise UserError(f"{path} asks for TRIALS={count}; give at least 1")
@@ -135,6 +130,16 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None =
     plan.search = "random" if drawn_at_all else "grid"
     draw_all(plan, count if drawn_at_all else 1, np.random.RandomState(seed))
     return plan
+
+
+def check_objective(plan: Plan) -> None:
+    """Raise UserError for a distance without features for the images."""
+    source = plan.base.data.source
+    if plan.objective == "frechet" and source != "cifar100":
+        raise UserError(
+            f"OBJECTIVE='frechet' of {plan.name} is measured with cifar100_features, on data.source=cifar100 only; "
+            f"{plan.base.run_name} has {source}, choose loss"
+        )
 
 
 def check_words(module: ModuleType, path: str) -> None:

@@ -25,7 +25,7 @@ from hpcvision.training.journal import Journal, ledger
 from hpcvision.training.optim import learning_rate
 from hpcvision.training.progress import Drawn, progress_of_run
 from hpcvision.training.state import NEVER, Outcome, State
-from hpcvision.training.tasks import Task
+from hpcvision.training.tasks import Evaluation, Task
 
 # The ranks agree to stop about twice a second: a queue gives 30 seconds between SIGTERM and SIGKILL, and on a GPU each
 # agreement is one of the few moments at which the host waits for the device.
@@ -47,10 +47,10 @@ class Bookkeeping:
         self.parameters = parameters
         self.shape = {"image_size": config.model.image_size, "num_classes": config.model.num_classes}
         self.saved_step, self.seconds_at_point = state.step, state.seconds
-        self.numbers = ""
-        self.next_agreement = state.step + 1
+        self.numbers, self.next_agreement = "", state.step + 1
         self.agreed_at, self.step_at_agreement = time.monotonic(), state.step
         self.progress = progress_of_run(config, rundir, rank, first_step=state.step)
+        self.evaluated: dict[tuple[str, int, str], Evaluation] = {}  # the last, by weights, step and split
         self.journal: Journal | None = None
         self.board: Board | None = None
 
@@ -85,9 +85,8 @@ class Bookkeeping:
                 self.board.settings(config, self.task.metric_names)
                 self.board.images("inputs", self.task.inputs(0, 64), 0)
         self.progress.__enter__()
-        cap = (
-            f"cap {CAPS[config.task.kind].parameters:,}" if config.track == "capped" else "auxiliary: no cap, no claim"
-        )
+        cap = f"cap {CAPS[config.task.kind].parameters:,}"
+        cap = cap if config.track == "capped" else "auxiliary: no cap, no claim"
         self.progress.say(f"{config.folder_name}: {config.model.kind}, {self.parameters:,} parameters ({cap})")
         self.progress.say(
             f"{data.describe(config.data, **self.shape)}; {rank.world_size} process(es) on {rank.device.type}, "
@@ -186,8 +185,10 @@ class Bookkeeping:
         """Raw and averaged weights, but the first `skip`, on the validation split; nothing when that is trained on."""
         if self.config.data.train_on == "train+validation":
             return
+        self.evaluated.clear()
         for kind in states.kinds(self.state)[skip:]:
-            scores = self.task.evaluate(states.load_for_evaluation(self.state, kind, self.rank), "validation").scores
+            evaluation = self.task.evaluate(states.load_for_evaluation(self.state, kind, self.rank), "validation")
+            self.evaluated[kind, self.state.step, "validation"], scores = evaluation, evaluation.scores
             text = "  ".join(f"{name} {scores[name]:.4f}" for name in ("loss", "accuracy") if name in scores)
             self.progress.say(f"step {self.state.step:,}  validation ({kind})  {text}")
             if self.journal and self.board:
@@ -279,7 +280,8 @@ class Bookkeeping:
         artefacts, scores = Artefacts(), dict[str, float]()
         drawn = Drawn(self.progress, self.task.images_to_draw, self.rank.world_size, step=state.step)
         for kind in sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline):
-            evaluation = self.task.evaluate(states.load_for_evaluation(state, kind, self.rank), split)
+            model = states.load_for_evaluation(state, kind, self.rank)
+            evaluation = self.evaluated.get((kind, state.step, split)) or self.task.evaluate(model, split)
             if self.journal and split == "test":
                 self.journal.add("evaluate", step=state.step, split=split, weights=kind, **evaluation.scores)
             scores |= {f"{name}_{kind}": value for name, value in evaluation.scores.items()}

@@ -12,7 +12,7 @@ from hpcvision.launch.job import only_one
 from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.rundir import RunDir, read_journal
 from hpcvision.sweep.driver import Share, check_share, held
-from hpcvision.sweep.plan import make_plan
+from hpcvision.sweep.plan import check_objective, make_plan
 from hpcvision.sweep.rungs import RecordedAsha
 from hpcvision.sweep.words import Asha
 
@@ -52,7 +52,7 @@ def test_a_search_that_learns_from_every_trial_cannot_be_shared_out(tmp_path):
 def test_a_distance_without_features_for_its_images_is_refused_before_anything_starts(tmp_path):
     text = 'BASE = "demo_diffusion"\nSPACE = {"seed": tune.grid_search([0])}\nOBJECTIVE = "frechet"\n'
     with pytest.raises(UserError, match=r"on data\.source=cifar100 only; demo_diffusion has synthetic, choose loss"):
-        make_plan(sweep_file(tmp_path, text), {})
+        check_objective(make_plan(sweep_file(tmp_path, text), {}))
 
 
 def test_one_driver_or_several_shares_hold_a_sweeps_folder(tmp_path):
