@@ -79,18 +79,18 @@ def run_sweep(
     place = Place.from_environment()
     if place.world_size > place.node_count:
         raise UserError(f"a sweep is one task on each node, Slurm started {place.world_size} on {place.node_count}")
-    plan = make_plan(wanted, overrides, trials=trials)
+    plan, console = make_plan(wanted, overrides, trials=trials), tables.console()
     folder = folder_of(plan, runs)
+    if dry_run:
+        say_what(plan, console)
+        print_planned(plan, console)
+        return 0
     resources = resources_here(plan, cpus_per_trial, per_gpu, place)
     meeting = meeting_of(folder, place) if place.world_size > 1 else None
     if meeting and place.rank:
         lend_node(meeting, cpus=resources.cpus, gpus=resources.gpus)
         return 0
-    console = tables.console()
     say_what(plan, console)
-    if dry_run:
-        print_planned(plan, console)
-        return 0
     check_objective(plan)
     check_share(plan, share)
     check_folder(plan, folder, resume=None if place.is_slurm_task else resume)

@@ -1,6 +1,7 @@
 """Hands a sweep's trials to Ray Tune, and tells a person how far they are."""
 
 import math
+import shutil
 import sys
 import tempfile
 import time
@@ -37,8 +38,9 @@ def tune_trials(
 
     Gives those that a lost node has taken with it, unless it is their last try.
     """
-    folder = ray.start()
-    plan = sweep.plan
+    folder, plan = ray.start(), sweep.plan
+    for left in sweep.folder.glob(".tune-*") if ray.meeting else ():  # of a driver that was killed
+        shutil.rmtree(left, ignore_errors=True)
     feed = Feed(sweep, waiting, more, resources, stopping, read_test=read_test)
     scheduler = None
     if plan.scheduler and not sweep.seeded:
@@ -226,7 +228,9 @@ class Narrator:
                 word = {"rung": "stopped at a rung", "failed": "FAILED"}.get(ended, ended)
                 if word == "finished" and narrator.feed.read_test:
                     word = "has read the test images"
-                narrator.ended(row, result, word, narrator.why(row, result["reason"]) if ended == "failed" else "")
+                narrator.ended(
+                    row, result, word, narrator.why(row, result.get("reason", "")) if ended == "failed" else ""
+                )
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
                 row = narrator.feed.rows[trial.trial_id]
