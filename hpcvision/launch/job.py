@@ -216,13 +216,13 @@ def nothing() -> Iterator[None]:
 
 
 @contextmanager
-def only_one(rundir: RunDir, *, shared: bool = False) -> Iterator[None]:
+def only_one(rundir: RunDir, *, shared: bool = False, name: str = "lock") -> Iterator[None]:
     """Holds the run folder; raises UserError when another process trains in it. Where locks fail, there is none.
 
     shared: others that say so may hold it at the same time.
     """
     try:
-        file = (rundir.folder / "lock").open("w")
+        file = (rundir.folder / name).open("a+")  # readable, too: NFS refuses a shared lock otherwise
     except OSError as error:
         raise cannot_write(rundir.folder, error) from None
     with file:

@@ -232,10 +232,11 @@ def test_only(script: str, submit_command: str) -> str:
 def submit(script: str, submit_command: str) -> str:
     """Hand a script to Slurm as it is; the job's id. Raises UserError when Slurm refuses."""
     answer = ask(*shlex.split(submit_command), words=script)
-    found = re.findall(r"\d+", answer.stdout)  # `Submitted batch job 12`, perhaps after words of the site's own
+    # `Submitted batch job 12 on cluster c1`, or words of the site's own with a number.
+    found = re.search(r"job (\d+)", answer.stdout) or re.search(r"(\d+)", answer.stdout)
     if answer.returncode or not found:
         raise UserError(f"Slurm refuses the job: {in_words(answer.stderr + answer.stdout)}")
-    return str(found[-1])
+    return found[1]
 
 
 def in_words(said: str) -> str:

@@ -67,7 +67,17 @@ def statuses(runs: Path, wanted: str | None) -> list[Status]:
     records = {rundir: Record.of(rundir) for rundir in found}
     ids = [job for record in records.values() if record for job in record.jobs]
     jobs = queue.jobs(ids) if ids else {}
-    return [status_of(rundir, records[rundir], jobs) for rundir in found]
+    poor = {record.get("folder") for record in read_journal(runs / "rungs.jsonl") if record["decision"] == "stop"}
+    return [
+        poor_trial(rundir) if rundir.folder.name in poor else status_of(rundir, records[rundir], jobs)
+        for rundir in found
+    ]
+
+
+def poor_trial(rundir: RunDir) -> Status:
+    """Of a sweep's trial that its scheduler has stopped."""
+    steps = rundir.read_config().train.steps
+    return Status(rundir, "stopped", "poor among the trials of its sweep", last_step(rundir), steps)
 
 
 def matching(runs: Path, wanted: str | None) -> list[RunDir]:

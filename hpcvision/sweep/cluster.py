@@ -71,6 +71,13 @@ def submit_sweep(
             print("# a job of one node after it would do what is left, and write sweep.h5")
         print("# nothing was submitted")
         return
+    own = queue.own_jobs() if profile.max_submitted_jobs else 0
+    if profile.max_submitted_jobs and own + (array or 0) + 1 > profile.max_submitted_jobs:
+        raise UserError(
+            f"this cluster takes {profile.max_submitted_jobs} jobs of one user, you have {own} in the queue and this "
+            f"needs {(array or 0) + 1}; wait for some to end" + (", or give a smaller --array" if array else "")
+        )
+    is_new = not (folder / "sweep.json").exists()
     check_folder(plan, folder, resume=resume)
     logs.mkdir(exist_ok=True)
     # Ctrl-C and a lost connection wait until it is written down which jobs there are.
@@ -80,7 +87,14 @@ def submit_sweep(
         for tasks in [array, None] if array else [None]:
             log = str(logs / ("%A_%a.log" if tasks else "%j.log"))
             text = job(log=log, array=tasks, after=jobs[0] if jobs else None)
-            jobs.append(queue.submit(text, profile.submit_command))
+            try:
+                jobs.append(queue.submit(text, profile.submit_command))
+            except UserError as error:
+                if jobs:
+                    raise UserError(f"{error}; job {jobs[0]} is in the queue, and --resume does the rest") from None
+                if is_new:
+                    (folder / "sweep.json").unlink()
+                raise
             log = str(logs / f"{jobs[-1]}.log")
             write_json(RunDir(folder).job, asdict(Record(cluster, jobs, log, slurm.now(), asdict(place))))
             what = f"an array of {tasks} shares" if tasks else "what is left then" if array else f"{plan.wanted} trials"

@@ -221,7 +221,9 @@ def write_archive(sweep: Sweep) -> Path:
         larger_is_better=plan.larger_is_better,
         trials=rows,
         rungs=[
-            record | {"fingerprint": plan.config(record["trial"]).fingerprint} for record in read_rungs(sweep.rungs)
+            record | {"fingerprint": plan.config(record["trial"]).fingerprint}
+            for record in sweep.decisions()
+            if record["trial"] < len(plan.trials)  # there may have been more with another --trials
         ],
         expected_best=expected_best(values, larger_is_better=plan.larger_is_better) if values else [],
         facts={

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from hpcvision import data
 from hpcvision.distributed import Place
 from hpcvision.errors import FolderInUse, UserError
+from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.job import come_back, leave_word, only_one, prepare
 from hpcvision.launch.space import bytes_needed, megabytes
 from hpcvision.models.counting import stored_numbers_of
@@ -77,6 +79,8 @@ def run_sweep(
     Gives the exit code: 130 when it was stopped, but 0 as a task of srun; raises UserError when a trial failed.
     """
     place = Place.from_environment()
+    if share and place.world_size > 1:
+        raise UserError(f"a share has one node, Slurm started {place.world_size} tasks; leave out --nodes")
     if place.world_size > place.node_count:
         raise UserError(f"a sweep is one task on each node, Slurm started {place.world_size} on {place.node_count}")
     plan, console = make_plan(wanted, overrides, trials=trials), tables.console()
@@ -116,12 +120,14 @@ def run_sweep(
             train(sweep, resources, stopping, ray)
         if not stopping.asked and not share and sweep.choose_winner():
             train(sweep, resources, stopping, ray, read_test=True)
-        archive = None if share else write_archive(sweep)
-    print_trials(sweep, console)
+        if stopping.asked:
+            leave_word()  # at once: what is left of the time limit may be short
+        archive = None if share or (stopping.asked and place.is_slurm_task) else write_archive(sweep)
+    if not stopping.asked or not place.is_slurm_task:
+        print_trials(sweep, console)
     if archive:
         console.print(f"  {archive}", soft_wrap=True)
     if stopping.asked:
-        leave_word()
         console.print(f"stopped; `hpcvision sweep {wanted} --resume` goes on from here", soft_wrap=True)
         return 0 if place.is_slurm_task else INTERRUPTED
     failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
@@ -155,7 +161,10 @@ def folder_of(plan: Plan, runs: Path) -> Path:
 def held(folder: Path, share: Share | None) -> Iterator[None]:
     """Nobody else drives this sweep meanwhile, but other shares of it may; raises FolderInUse."""
     try:
-        with only_one(RunDir(folder), shared=share is not None):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(only_one(RunDir(folder), shared=share is not None))
+            if share:
+                stack.enter_context(only_one(RunDir(folder), name=f"lock-{share.number}"))
             yield
     except FolderInUse:
         come_back()
@@ -227,6 +236,9 @@ class Stopping:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.asked = False
+        end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
+        self.deadline = end - leave_seconds(end - time.time())
+        """Seconds since the epoch at which to ask; trials that are short would see their end too late."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Stopping":
@@ -245,6 +257,11 @@ class Stopping:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.ask()
+
+    def look(self) -> None:
+        """Ask when the time has come."""
+        if time.time() >= self.deadline:
+            self.ask()
 
     def ask(self) -> None:
         """Stop."""

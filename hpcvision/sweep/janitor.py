@@ -53,7 +53,8 @@ def has_open(process: Path, below: str) -> bool:
 def main() -> None:
     """Wait, kill, remove."""
     folder, driver = Path(sys.argv[1]), os.getppid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the driver, which ends first
+    # Meant for the driver, which ends first.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
     end_processes(folder, driver=driver)

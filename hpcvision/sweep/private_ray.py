@@ -18,6 +18,7 @@ from hpcvision.stopping import StopRequest
 # Trials exchange a few numbers; Ray wants at least 75 MB.
 OBJECT_STORE_BYTES = 100 * 2**20
 POLL_SECONDS = 0.2
+RAYS_OWN = "r"
 
 
 class PrivateRay:
@@ -47,7 +48,8 @@ class PrivateRay:
         os.environ.pop("RAY_ADDRESS", None)  # never join somebody else's cluster
         # A failed trial is told in one line, and its traceback is in its folder.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        # Short: Ray's sockets live there, and their names may have at most 107 characters.
+        # Short: Ray's sockets live there, and their names may have at most 107 characters. Ray opens its own folder to
+        # everybody, so it gets one inside ours.
         self.folder = Path(tempfile.mkdtemp(prefix="hv", dir="/tmp"))
         self._janitor = start_janitor(self.folder)
         handlers = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
@@ -60,7 +62,7 @@ class PrivateRay:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(self.folder),
+            _temp_dir=str(self.folder / RAYS_OWN),
             **({"_node_ip_address": own_address()} if self.meeting else {}),
         )
         for number, handler in handlers.items():  # Ray takes SIGTERM for itself, and would end without saving
@@ -91,29 +93,38 @@ def lend_node(meeting: Path, *, cpus: int, gpus: int) -> None:
         there = read_meeting(meeting)
     if not there:  # all trials had ended before
         return
-    janitor = start_janitor(Path(there["folder"]))
+    folder = Path(there["folder"])
+    folder.mkdir(mode=0o700, exist_ok=True)
+    janitor = start_janitor(folder)
     words: dict[str, Any] = {
         "--address": there["address"],
         "--node-ip-address": own_address(),
         "--num-cpus": cpus,
         "--num-gpus": gpus,
         "--object-store-memory": OBJECT_STORE_BYTES,
-        "--temp-dir": there["folder"],
+        "--temp-dir": folder / RAYS_OWN,
         # Free ones, instead of the same numbers for every job on the node.
         "--min-worker-port": 0,
         "--max-worker-port": 0,
     }
-    node = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *(f"{k}={v}" for k, v in words.items())],
-        env=os.environ | {"RAY_AUTH_TOKEN": there["token"]},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    said = folder / "said"
+    with said.open("w") as log:
+        node = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *(f"{k}={v}" for k, v in words.items())],
+            env=os.environ | {"RAY_AUTH_TOKEN": there["token"]},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    # The driver is told, too, and says when it has saved; a task that fails before would end it at once.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while read_meeting(meeting) == there and node.poll() is None:
         time.sleep(POLL_SECONDS)
-    if node.poll() is not None:
-        print(f"hpcvision: Ray has ended on {socket.gethostname()} (code {node.poll()})", file=sys.stderr, flush=True)
+    if read_meeting(meeting) == there:
+        last = (said.read_text(errors="replace").strip().splitlines() or [""])[-1]
+        print(f"hpcvision: Ray has ended on {socket.gethostname()}: {last}", file=sys.stderr, flush=True)
+    while read_meeting(meeting) == there:  # srun ends all tasks some minutes after the first that ends
+        time.sleep(POLL_SECONDS)
     end_janitor(janitor)  # `ray stop` would wait 30 s for a head that is gone
 
 

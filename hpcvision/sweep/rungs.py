@@ -1,5 +1,6 @@
 """Ray's ASHA with a memory: what every trial had at every rung and what was decided, in one file of the sweep."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -45,12 +46,14 @@ class RecordedAsha(ASHAScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Ray's decision, written down before it is carried out."""
         with self.path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # where locks fail, there is none
+                fcntl.flock(file, fcntl.LOCK_EX)
             self.catch_up()
             decision = str(super().on_trial_result(tune_controller, trial, result))
             record = {
                 "event": "rung",
                 "trial": trial.config["trial"],
+                "folder": Path(trial.config["folder"]).name,
                 "step": result["steps"],
                 "objective": result["objective"],
                 "decision": "stop" if decision == TrialScheduler.STOP else "continue",

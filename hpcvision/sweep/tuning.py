@@ -202,7 +202,8 @@ class Narrator:
         return self.sweep.reason(row)
 
     def look(self, running: list[Row]) -> None:
-        """Show how far everything is."""
+        """Show how far everything is, and mind the time."""
+        self.stopping.look()
         numbers = f"{len(running)} running, {self.halted} stopped, {self.failed} failed"
         if not math.isnan(self.best):
             numbers += f", best {self.sweep.plan.objective} {self.best:.4f}"

@@ -243,6 +243,8 @@ def test_an_array_of_shares_and_the_job_after_it_leave_one_whole_sweep(cluster):
     assert [path.read_text().count("  trial ") for path in shares] == [3, 2, 2]
     with h5py.File(cluster.home / "runs/search-sweep/sweep.h5") as file:
         assert file.attrs["winner"] in found["fingerprint"]
+    said = cluster.hpcvision("status", "--runs", "runs/search-sweep").stdout
+    assert said.count("poor among the trials of its sweep") == len(stopped)
 
 
 def test_sweep_sbatch_runs_a_sweep_without_submitit_or_profile(cluster):
@@ -262,10 +264,11 @@ def test_what_is_wrong_with_a_sweep_is_said_before_the_queue(cluster):
     assert "the nodes cannot see /tmp/runs" in cluster.refusal(*words, "--runs", "/tmp/runs")
     assert "--nodes has no meaning with --cluster local" in cluster.refusal("sweep", "search.py", "--nodes", 2)
     assert cluster.run("squeue", "-h", "--me").stdout == ""
+    assert "Slurm refuses the job" in cluster.refusal(*words, "--cpus-per-node", 99)
     shown = cluster.hpcvision(*words, "--nodes", 2, "--dry-run").stdout
     assert "#SBATCH --nodes=2" in shown
     assert " to start at " in shown
-    job = begin(cluster, "--minutes", 5)
+    job = begin(cluster, "--minutes", 5)  # what was refused has left nothing that it would have to resume
     assert f"this sweep is in the queue already as job {job}" in cluster.refusal(*words, "--resume")
     administer("scancel", job)
     cluster.until(lambda: cluster.state(job) == "CANCELLED", "the end of the job")

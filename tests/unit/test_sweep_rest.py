@@ -1,6 +1,7 @@
 """Shares of a sweep, the scheduler's memory, who holds a sweep's folder, and the table in a narrow terminal."""
 
 import io
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from hpcvision.errors import FolderInUse, UserError
+from hpcvision.launch import queue
 from hpcvision.launch.job import only_one
 from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.rundir import RunDir, read_journal
-from hpcvision.sweep.driver import Share, check_share, held
+from hpcvision.sweep.driver import Share, Stopping, check_share, held, run_sweep
 from hpcvision.sweep.plan import check_objective, make_plan
 from hpcvision.sweep.rungs import RecordedAsha
 from hpcvision.sweep.words import Asha
@@ -61,13 +63,15 @@ def test_one_driver_or_several_shares_hold_a_sweeps_folder(tmp_path):
         pass
     with held(tmp_path, None), pytest.raises(FolderInUse), held(tmp_path, Share(0, 2)):
         pass
+    with held(tmp_path, Share(0, 2)), pytest.raises(FolderInUse), held(tmp_path, Share(0, 2)):
+        pass
     with held(tmp_path, None), pytest.raises(FolderInUse), only_one(RunDir(tmp_path)):
         pass
 
 
 def tell(scheduler: RecordedAsha, trial: int, step: int, objective: float) -> str:
     """The scheduler's decision about a trial of which it has not heard before."""
-    running = SimpleNamespace(trial_id=f"{id(scheduler)}-{trial}", config={"trial": trial})
+    running = SimpleNamespace(trial_id=f"{id(scheduler)}-{trial}", config={"trial": trial, "folder": f"runs/{trial}"})
     scheduler.on_trial_add(None, running)
     return scheduler.on_trial_result(None, running, {"steps": step, "objective": objective})
 
@@ -100,3 +104,38 @@ def test_a_table_in_a_narrow_terminal_folds_its_headings_and_no_cell():
     console.print(made)
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["trial", "17", *cells[1:]] in lines
+
+
+def test_a_sweep_asks_its_trials_to_stop_before_the_end_of_its_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 600))
+    with Stopping(tmp_path / "stop") as stopping:
+        stopping.look()
+        assert not stopping.asked
+        assert 530 < stopping.deadline - time.time() < 545
+        stopping.deadline = time.time()
+        stopping.look()
+        assert stopping.asked
+        assert (tmp_path / "stop").exists()
+    monkeypatch.delenv("SLURM_JOB_END_TIME")
+    with Stopping(tmp_path / "stop") as stopping:
+        stopping.look()
+        assert not stopping.asked
+
+
+@pytest.mark.parametrize(
+    "said", ["Submitted batch job 123", "site: 2 of 4 hours left\nSubmitted batch job 123 on cluster c1", "123"]
+)
+def test_the_id_of_a_job_is_found_in_what_a_site_says(said, tmp_path):
+    command = tmp_path / "sbatch"
+    command.write_text(f"#!/bin/sh\ncat > script\necho '{said}'\n")
+    command.chmod(0o755)
+    assert queue.submit("#!/bin/sh\n", f"env -C {tmp_path} {command}") == "123"
+    assert (tmp_path / "script").read_text() == "#!/bin/sh\n"
+
+
+def test_a_share_over_several_nodes_is_refused(tmp_path, monkeypatch):
+    for name, value in {"STEP_ID": 0, "PROCID": 0, "STEP_NUM_TASKS": 2, "LOCALID": 0, "STEP_NUM_NODES": 2}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(UserError, match="a share has one node, Slurm started 2 tasks"):
+        run_sweep("demo", {}, tmp_path, share=Share(0, 2))
