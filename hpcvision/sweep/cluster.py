@@ -57,11 +57,11 @@ def submit_sweep(
     living = [job for job, facts in known.items() if facts.lives]
     if living:
         raise UserError(f"this sweep is in the queue already as job {living[0]}; see squeue --me, or scancel it")
-    say_what(plan, console)
     command = [*shlex.split(profile.python or sys.executable), "-m", "hpcvision", "sweep", *words]
     logs = folder / "submitted"
     job = partial(script, f"{plan.name}-sweep", profile, place, command)
     if dry_run:
+        say_what(plan, console)
         print_planned(plan, console)
         log = str(logs / ("%A_%a.log" if array else "%j.log"))
         text = job(log=log, array=array)
@@ -97,6 +97,8 @@ def submit_sweep(
                 raise
             log = str(logs / f"{jobs[-1]}.log")
             write_json(RunDir(folder).job, asdict(Record(cluster, jobs, log, slurm.now(), asdict(place))))
+            if tasks == array:
+                say_what(plan, console)
             what = f"an array of {tasks} shares" if tasks else "what is left then" if array else f"{plan.wanted} trials"
             print(f"submitted {plan.name}-sweep, {what}, as job {jobs[-1]} on {cluster}")
     finally:
