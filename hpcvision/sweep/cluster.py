@@ -17,7 +17,7 @@ from hpcvision.launch.profile import Profile
 from hpcvision.report import tables
 from hpcvision.rundir import RunDir, data_folder, write_json
 from hpcvision.sweep.driver import Share, check_folder, check_share, folder_of, say_what
-from hpcvision.sweep.plan import check_objective, make_plan
+from hpcvision.sweep.plan import Plan, check_objective, make_plan
 from hpcvision.sweep.tables import print_planned
 
 
@@ -41,6 +41,56 @@ def submit_sweep(
     """
     plan, console = make_plan(wanted, overrides, trials=trials), tables.console()
     folder = folder_of(plan, runs)
+    check_here(plan, folder, runs, cluster, profile, place, array)
+    command = [*shlex.split(profile.python or sys.executable), "-m", "hpcvision", "sweep", *words]
+    job = partial(script, f"{plan.name}-sweep", profile, place, command)
+    if dry_run:
+        say_what(plan, console)
+        print_planned(plan, console)
+        text = job(log=log_of(folder, array), array=array)
+        print(text)
+        print(f"# {queue.test_only(text, profile.submit_command)}")
+        if array:
+            print("# a job of one node after it would do what is left, and write sweep.h5")
+        print("# nothing was submitted")
+        return
+    is_new = not (folder / "sweep.json").exists()
+    check_folder(plan, folder, resume=resume)
+    (folder / "submitted").mkdir(exist_ok=True)
+    # Ctrl-C and a lost connection wait until it is written down which jobs there are.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
+    jobs: list[str] = []
+    try:
+        for tasks in [array, None] if array else [None]:
+            text = job(log=log_of(folder, tasks), array=tasks, after=jobs[0] if jobs else None)
+            jobs.append(queue.submit(text, profile.submit_command))
+            log = str(folder / "submitted" / f"{jobs[-1]}.log")
+            write_json(RunDir(folder).job, asdict(Record(cluster, jobs, log, slurm.now(), asdict(place))))
+    except UserError as error:
+        if jobs:
+            raise UserError(f"{error}; job {jobs[0]} is in the queue, and --resume does the rest") from None
+        if is_new:
+            (folder / "sweep.json").unlink()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    say_what(plan, console)
+    parts = [f"an array of {array} shares", "what is left then"] if array else [f"{plan.wanted} trials"]
+    for part, name in zip(parts, jobs, strict=True):
+        print(f"submitted {plan.name}-sweep, {part}, as job {name} on {cluster}")
+    print(f"log: {log}")
+    print(f"its trials: hpcvision status --runs {shlex.quote(str(folder))}")
+
+
+def log_of(folder: Path, array: int | None) -> str:
+    """Where Slurm writes the log of a job, or of the tasks of an array."""
+    return str(folder / "submitted" / ("%A_%a.log" if array else "%j.log"))
+
+
+def check_here(
+    plan: Plan, folder: Path, runs: Path, cluster: str, profile: Profile, place: Placement, array: int | None
+) -> None:
+    """Raise UserError for whatever can be known on the login node to fail, and for a sweep that is in the queue."""
     check_objective(plan)
     check_share(plan, Share(0, array) if array else None)
     if array and array > profile.max_array_size:
@@ -51,57 +101,16 @@ def submit_sweep(
     if plan.base.data.source != "synthetic":
         slurm.check_shared(data_folder(), profile, "set HPCVISION_DATA to")
     check_path(folder)
-    facts_of(plan.base if not plan.trials else plan.config(0), runs)
+    facts_of(plan.config(0) if plan.trials else plan.base, runs)
     record = Record.of(RunDir(folder))
     known = queue.in_queue(record.jobs) if record else {}
     living = [job for job, facts in known.items() if facts.lives]
     if living:
         raise UserError(f"this sweep is in the queue already as job {living[0]}; see squeue --me, or scancel it")
-    command = [*shlex.split(profile.python or sys.executable), "-m", "hpcvision", "sweep", *words]
-    logs = folder / "submitted"
-    job = partial(script, f"{plan.name}-sweep", profile, place, command)
-    if dry_run:
-        say_what(plan, console)
-        print_planned(plan, console)
-        log = str(logs / ("%A_%a.log" if array else "%j.log"))
-        text = job(log=log, array=array)
-        print(text)
-        print(f"# {queue.test_only(text, profile.submit_command)}")
-        if array:
-            print("# a job of one node after it would do what is left, and write sweep.h5")
-        print("# nothing was submitted")
-        return
-    own = queue.own_jobs() if profile.max_submitted_jobs else 0
-    if profile.max_submitted_jobs and own + (array or 0) + 1 > profile.max_submitted_jobs:
+    limit, needed = profile.max_submitted_jobs, (array or 0) + 1
+    own = queue.own_jobs() if limit else 0
+    if limit and own + needed > limit:
         raise UserError(
-            f"this cluster takes {profile.max_submitted_jobs} jobs of one user, you have {own} in the queue and this "
-            f"needs {(array or 0) + 1}; wait for some to end" + (", or give a smaller --array" if array else "")
+            f"this cluster takes {limit} jobs of one user, you have {own} in the queue and this needs {needed}; "
+            "wait for some to end" + (", or give a smaller --array" if array else "")
         )
-    is_new = not (folder / "sweep.json").exists()
-    check_folder(plan, folder, resume=resume)
-    logs.mkdir(exist_ok=True)
-    # Ctrl-C and a lost connection wait until it is written down which jobs there are.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
-    try:
-        jobs: list[str] = []
-        for tasks in [array, None] if array else [None]:
-            log = str(logs / ("%A_%a.log" if tasks else "%j.log"))
-            text = job(log=log, array=tasks, after=jobs[0] if jobs else None)
-            try:
-                jobs.append(queue.submit(text, profile.submit_command))
-            except UserError as error:
-                if jobs:
-                    raise UserError(f"{error}; job {jobs[0]} is in the queue, and --resume does the rest") from None
-                if is_new:
-                    (folder / "sweep.json").unlink()
-                raise
-            log = str(logs / f"{jobs[-1]}.log")
-            write_json(RunDir(folder).job, asdict(Record(cluster, jobs, log, slurm.now(), asdict(place))))
-            if tasks == array:
-                say_what(plan, console)
-            what = f"an array of {tasks} shares" if tasks else "what is left then" if array else f"{plan.wanted} trials"
-            print(f"submitted {plan.name}-sweep, {what}, as job {jobs[-1]} on {cluster}")
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    print(f"log: {log}")
-    print(f"its trials: hpcvision status --runs {shlex.quote(str(folder))}")
