@@ -264,7 +264,10 @@ def test_what_is_wrong_with_a_sweep_is_said_before_the_queue(cluster):
     assert "the nodes cannot see /tmp/runs" in cluster.refusal(*words, "--runs", "/tmp/runs")
     assert "--nodes has no meaning with --cluster local" in cluster.refusal("sweep", "search.py", "--nodes", 2)
     assert cluster.run("squeue", "-h", "--me").stdout == ""
-    assert "Slurm refuses the job" in cluster.refusal(*words, "--cpus-per-node", 99)
+    large = 'account = "students"\npartition = "gpu"\nmemory = "per_node"\nmemory_gb = 9000000\n'
+    (cluster.home / "large.toml").write_text(large)
+    said = cluster.refusal("sweep", "search.py", "--cluster", "large.toml")
+    assert said.startswith("hpcvision: Slurm refuses the job: Memory specification can not be satisfied")
     shown = cluster.hpcvision(*words, "--nodes", 2, "--dry-run").stdout
     assert "#SBATCH --nodes=2" in shown
     assert " to start at " in shown
