@@ -106,8 +106,10 @@ class Sweep:
         return self.status(row) in ("finished", "stopped")
 
     def has_tested(self, row: Row) -> bool:
-        """True for a run with scores of the test split."""
-        return row.rundir.is_finished and row.rundir.has_read_test
+        """True for a run with all scores of the test split."""
+        if not (row.rundir.is_finished and row.rundir.has_read_test):
+            return False
+        return self.plan.objective != "frechet" or not math.isnan(known_distance(row.rundir, "test"))
 
     def status(self, row: Row) -> str:
         """finished, stopped (by the scheduler), failed or unfinished."""
@@ -179,6 +181,10 @@ class Sweep:
         """Scores of the winner on the test split by name, one for each seed."""
         rows = [row for row in self.rows if row.trial == self.winner and self.has_tested(row)]
         found = [read_summary(row.rundir.results).scores for row in rows]
+        if self.plan.objective == "frechet":
+            found = [
+                one | {"frechet": known_distance(row.rundir, "test")} for one, row in zip(found, rows, strict=True)
+            ]
         return {name: [scores[name] for scores in found] for name in (found[0] if found else {})}
 
 

@@ -150,6 +150,8 @@ def say_what(plan: Plan, console: Console) -> None:
         else f"{plan.name}: {plan.wanted} variants of {base.run_name} on {name}, objective validation {plan.objective}",
         soft_wrap=True,
     )
+    if plan.asked > plan.wanted:
+        console.print(f"{plan.asked} trials were asked for; the space has no more than these below the caps")
 
 
 def folder_of(plan: Plan, runs: Path) -> Path:

@@ -53,6 +53,8 @@ class Plan:
     """So many of the best are trained with further seeds."""
     seeds: int
     """Number of seeds that these have in all."""
+    asked: int = 0
+    """Trials of a random search that were asked for; there are fewer where the space has fewer points."""
     combinations: int = 0
     """Combinations of settings that decide what a trial costs."""
     removed: int = 0
@@ -190,7 +192,7 @@ def draw_all(plan: Plan, count: int, random: np.random.RandomState) -> None:
                     seen.add(fingerprint)
                     plan.trials.append(Planned(f"trial {len(plan.trials) + 1}", turned))
                     break
-    plan.wanted = len(plan.trials)
+    plan.wanted, plan.asked = len(plan.trials), count * len(plan.surfaces)
 
 
 def grids(space: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ def print_trials(sweep: Sweep, console: Console) -> None:
         found = sweep.scores(sweep.winner)
         console.print(f"best: {sweep.plan.trials[sweep.winner].label}, validation {plan.objective} {spread(found)}")
         for name, tested in sweep.test_scores().items():
-            if name in ("accuracy", "loss"):
+            if name in ("accuracy", "loss", "frechet"):
                 console.print(f"  test {name} {spread(tested)}, read once for each seed")
 
 

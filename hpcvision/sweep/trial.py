@@ -14,6 +14,7 @@ from ray import tune
 from hpcvision.errors import FolderInUse, UserError
 from hpcvision.launch.job import AGAIN_FILE, TrainJob
 from hpcvision.rundir import RunDir, read_journal
+from hpcvision.stopping import ASKED, StopRequest
 
 # A driver that was killed leaves processes which end within seconds, and train until then.
 PATIENCE_SECONDS = 120.0
@@ -54,15 +55,24 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         try:
             with words_into(rundir.folder / "trial.log"):
                 outcome = self.stay(rundir, rung)
-                step = int(str(outcome["step"]))
-                value = (
-                    objective_of(rundir, self.settings["objective"], step) if outcome["ended"] != "stopped" else None
-                )
+                step, value = int(str(outcome["step"])), None
+                if outcome["ended"] != "stopped":
+                    value = self.objective(rundir, step)
+        except ObjectiveStopped:
+            return self.told("stopped", last_step(rundir), None, StopRequest.reason(ASKED))
         except Exception as error:
             return self.told("failed", last_step(rundir), None, reason_of(rundir, error))
         if value is not None and not math.isfinite(value):
             return self.told("failed", step, None, f"{self.settings['objective']} is not finite at step {step:,}")
         return self.told(str(outcome["ended"]), step, value, str(outcome["reason"]))
+
+    def objective(self, rundir: RunDir, step: int) -> float:
+        """The objective after `step` steps; a distance is measured now, and kept in the run's archive."""
+        if self.settings["objective"] == "frechet":
+            against = ["validation"] + ["test"] * self.settings["read_test"]
+            measure_distance(rundir, against, self.settings["stop_file"])
+            return known_distance(rundir)
+        return objective_of(rundir, self.settings["objective"], step)
 
     def told(self, ended: str, step: int, value: float | None, reason: str) -> dict[str, Any]:
         """A result; `ended` is rung, finished, stopped or failed. A failed trial is the worst there can be."""
@@ -101,11 +111,13 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         """Nothing: the run goes on from its folder."""
 
 
+class ObjectiveStopped(Exception):
+    """The sweep is to stop, and the objective was not yet measured."""
+
+
 def objective_of(rundir: RunDir, objective: str, step: int) -> float:
-    """The validation score of the headline weights after `step` steps."""
+    """The validation score of the headline weights after `step` steps, as the run's journal has it."""
     config = rundir.read_config()
-    if objective == "frechet":
-        return distance_of(rundir)
     for event in read_journal(rundir.log):
         if (
             event["event"] == "evaluate"
@@ -117,13 +129,15 @@ def objective_of(rundir: RunDir, objective: str, step: int) -> float:
     raise UserError(f"{rundir.folder} has no {objective} of the validation images at step {step:,}")
 
 
-def distance_of(rundir: RunDir) -> float:
-    """Fréchet distance on `cifar100_features` to the validation images, of 2,000 samples drawn in 20 steps of DDIM.
+def measure_distance(rundir: RunDir, against: list[str], stop_file: str) -> None:
+    """Put the Fréchet distance on `cifar100_features` to the images of these splits into the run's archive.
 
-    The score is kept in the run's archive.
+    Of 2,000 samples drawn in 20 steps of DDIM, the same for all splits. Raises ObjectiveStopped when stop_file appears
+    or a signal comes meanwhile; the archive is as before then.
     """
     from hpcvision import distributed
     from hpcvision.config import apply
+    from hpcvision.training.generation import DrawingStopped
     from hpcvision.training.requests import WORK, Request, Work, images_to_draw
 
     config = rundir.read_config()
@@ -132,7 +146,7 @@ def distance_of(rundir: RunDir) -> float:
         "images": SAMPLES,
         "steps_grid": [SAMPLING_STEPS],
         "sets": 1,
-        "against": ["validation"],
+        "against": against,
         "extractor": None,
         "seed": 0,
     }
@@ -141,18 +155,22 @@ def distance_of(rundir: RunDir) -> float:
     request = Request("evaluate", archive, archive, asked.model_dump(mode="json"), [weights], options)
     rank = distributed.start(distributed.Place.from_environment(), rundir.folder)
     try:
-        with Work(request, rank, images_to_draw(request)) as work:
+        with (
+            StopRequest(file=Path(stop_file)) as stop,
+            Work(request, rank, images_to_draw(request), lambda: stop.code) as work,
+        ):
             WORK[request.kind](work)
+    except DrawingStopped:
+        raise ObjectiveStopped from None
     finally:
         distributed.stop()
-    return known_distance(rundir)
 
 
-def known_distance(rundir: RunDir) -> float:
+def known_distance(rundir: RunDir, split: str = "validation") -> float:
     """The distance in the run's archive; NaN when it is not there, as when the trial was killed before it was drawn."""
     from hpcvision.results.reader import read_scores
 
-    name = f"cifar100_features_validation_{rundir.read_config().ema.headline}_ddim_{SAMPLING_STEPS}"
+    name = f"cifar100_features_{split}_{rundir.read_config().ema.headline}_ddim_{SAMPLING_STEPS}"
     found = [score for key, score in read_scores(rundir.results).items() if key.startswith(name)]
     return float(found[0]["frechet"]) if found else math.nan
 

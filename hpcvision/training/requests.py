@@ -48,8 +48,8 @@ class Request:
 class Work:
     """A request on one rank: the generator, the weights, and a progress bar over all that will be drawn."""
 
-    def __init__(self, request: Request, rank: Rank, total: float) -> None:
-        self.request, self.rank = request, rank
+    def __init__(self, request: Request, rank: Rank, total: float, stop_code: Callable[[], int] = lambda: 0) -> None:
+        self.request, self.rank, self.stop_code = request, rank, stop_code
         self.archive, self.output = Path(request.archive), Path(request.output)
         self.config = RunConfig.model_validate(request.config)
         set_arithmetic(self.config.train, rank)
@@ -76,6 +76,7 @@ class Work:
         self.model.load_state_dict({name: torch.from_numpy(array) for name, array in self.stored[weights].items()})
         config = self.config if settings is None else self.config.model_copy(update={"sample": settings})
         images = Generator(config, self.rank, self.precision)
+        images.stop_code = self.stop_code
         power = None
         if config.sample.variance == "analytic" and self.request.kind in ("sample", "evaluate"):
             split = data.load(config.data, "train", **self.shape)

@@ -100,14 +100,14 @@ def start_command(
     )
 
 
-def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def end(process: subprocess.Popen[str], *, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     """Wait for a process and take its output; kills its group when it takes too long."""
     try:
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        raise AssertionError(f"did not end within {PATIENCE:.0f} s:\n{out}\n{err}") from None
+        raise AssertionError(f"did not end within {patience:.0f} s:\n{out}\n{err}") from None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

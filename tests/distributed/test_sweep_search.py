@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from real_processes import (
     COUNTED,
     REPEATS,
@@ -27,6 +28,7 @@ from real_processes import (
 )
 
 from hpcvision.config import CAPS
+from hpcvision.data.splits import Split, save_prepared
 from hpcvision.results.digests import broken_seals
 from hpcvision.rundir import read_journal
 
@@ -77,6 +79,29 @@ SEEDS = 1
 SEARCH = "optuna"
 """
 )
+GENERATORS = """
+from ray import tune
+from hpcvision.sweep import asha
+
+BASE = "cifar100_ddpm_residual"
+FIXED = {{
+    "train.steps": {steps},
+    "train.global_batch_size": 4,
+    "train.precision": "fp32",
+    "model.width": 0.01,
+    "ema.beta": 0,
+    "ema.headline": "raw",
+    "sample.sampler": "ddim",
+    "sample.steps": 2,
+    "sample.images": 4,
+    "sample.interpolation_pairs": 1,
+    "cadence.log_every": 2,
+}}
+SPACE = {{"optim.learning_rate": tune.grid_search([1e-6, 1e-3])}}
+OBJECTIVE = "frechet"
+SEEDS = 1
+SCHEDULER = asha(first_rung=4, reduction_factor=2)
+"""
 
 
 def sweep_file(folder: Path, text: str, base: Path, *, steps: int = 60) -> Path:
@@ -326,3 +351,46 @@ def test_optuna_searches_on_the_cap_surface_and_survives_a_kill(jobs: dict[str, 
     assert set(found["status"]) == {"finished"}
     assert max(found["parameters"]) < CAPS["classify"].parameters
     assert [event["overrides"]["model.width"] for event in read_journal(points)] == found["model.width"]
+
+
+def test_a_sweep_of_generators_selects_by_the_distance_to_validation_images_and_stops_while_they_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPCVISION_DATA", str(tmp_path / "data"))
+    labels = torch.arange(100).repeat(51)  # 50 of every class are held out, one is left to train on
+    noise = torch.randint(256, (len(labels), 3, 32, 32), dtype=torch.uint8)
+    parts = {"train": Split(noise, labels), "test": Split(noise[:300], labels[:300])}
+    save_prepared("cifar100", parts, facts={"class_names": [f"class {label}" for label in range(100)]})
+    file = sweep_file(tmp_path, GENERATORS, Path(), steps=8)
+    more = {"HPCVISION_DATA": str(tmp_path / "data")}
+    process = start_command("sweep", file, runs=tmp_path, **more)
+    folder = tmp_path / "search-sweep"
+    wait_until(lambda: any("image " in log.read_text() for log in folder.glob("*/trial.log")), "images", patience=200)
+    os.kill(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    result = end(process)
+    assert result.returncode == 130, result.stderr
+    assert time.monotonic() - began < 40
+    assert nothing_is_left()
+    result = end(start_command("sweep", file, "--resume", runs=tmp_path, **more), patience=900)
+    assert result.returncode == 0, result.stderr
+    found, decided = columns(tmp_path), read_journal(folder / "rungs.jsonl")
+    assert set(found["status"]) <= {"finished", "stopped"}
+    assert {(record["trial"], record["step"]) for record in decided} == {(0, 4), (1, 4)}
+    decisions_are_explained(folder, [4])
+    finished = [
+        value if status == "finished" else np.inf
+        for value, status in zip(found["objective"], found["status"], strict=True)
+    ]
+    best = int(np.argmin(finished))
+    name = "cifar100_features_validation_raw_ddim_20"
+    with h5py.File(folder / "sweep.h5") as archive:
+        run = archive[f"runs/{found['fingerprint'][best]}"]
+        score = run[f"scores/{name}"]
+        assert score["frechet"].attrs["mean"] == found["objective"][best]
+        assert (score.attrs["images"], score.attrs["steps"], score.attrs["reference"]) == (2000, 20, "validation")
+        assert run.attrs["test_reads"] == 2  # once for the loss, once for the distance
+        tested = run[f"scores/{name.replace('validation', 'test')}/frechet"].attrs["mean"]
+        others = [archive[f"runs/{other}"] for other in found["fingerprint"] if other != found["fingerprint"][best]]
+        assert all(other.attrs["test_reads"] == 0 for other in others)
+    assert f"test frechet {tested:.4f} (1 seed), read once for each seed" in result.stdout

@@ -13,7 +13,7 @@ from hpcvision.launch import queue
 from hpcvision.launch.job import only_one
 from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.rundir import RunDir, read_journal
-from hpcvision.sweep.driver import Share, Stopping, check_share, held, run_sweep
+from hpcvision.sweep.driver import Share, Stopping, check_share, held, run_sweep, say_what
 from hpcvision.sweep.plan import check_objective, make_plan
 from hpcvision.sweep.rungs import RecordedAsha
 from hpcvision.sweep.words import Asha
@@ -49,6 +49,15 @@ def test_a_search_that_learns_from_every_trial_cannot_be_shared_out(tmp_path):
     text = 'BASE = "addnist_cnn"\nSPACE = {"model.width": tune.uniform(0.1, 1.0)}\nSEARCH = "optuna"\nTRIALS = 9\n'
     with pytest.raises(UserError, match="cannot be shared out; use --nodes"):
         check_share(make_plan(sweep_file(tmp_path, text), {}), Share(0, 2))
+
+
+def test_a_space_with_fewer_points_than_trials_is_told_of(tmp_path):
+    text = 'BASE = "demo_classifier"\nSPACE = {"model.width": tune.choice([0.1, 0.2, 9.0])}\nTRIALS = 5\n'
+    plan, said = make_plan(sweep_file(tmp_path, text), {}), io.StringIO()
+    say_what(plan, Console(file=said, width=200))
+    assert len(plan.trials) == 2
+    assert "2 trials of demo_classifier" in said.getvalue()
+    assert "5 trials were asked for; the space has no more than these below the caps" in said.getvalue()
 
 
 def test_a_distance_without_features_for_its_images_is_refused_before_anything_starts(tmp_path):
