@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpcvision import cli_cluster, cli_images, cli_sweep
+from hpcvision import cli_cluster, cli_images, cli_results, cli_sweep
 from hpcvision.cli_cluster import Fresh, Job, Overrides, Runs, configured
 from hpcvision.errors import UserError
 from hpcvision.stopping import end_process
@@ -23,9 +23,8 @@ app = typer.Typer(
 data_app = typer.Typer(
     no_args_is_help=True, help="Fetch data sets and look at what is there.\n\nExample: hpcvision data status"
 )
-results_app = typer.Typer(no_args_is_help=True, help="Look at finished runs.\n\nExample: hpcvision results list")
 app.add_typer(data_app, name="data")
-app.add_typer(results_app, name="results")
+app.add_typer(cli_results.results_app, name="results")
 
 Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes [one per GPU, or 1].")]
 
@@ -82,38 +81,6 @@ def train(
     sys.exit(train_here(configured(job, overrides), runs, processes=processes, fresh=fresh))
 
 
-@app.command()
-def plot(
-    file: Annotated[Path, typer.Argument(help="A results.h5, or the folder of a run.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [training.png beside].")
-    ] = None,
-) -> None:
-    """Draw the training graph: training and validation loss and accuracy.
-
-    Example: hpcvision plot runs/addnist_cnn-e8c82c433644 -o training.pdf
-    """
-    from hpcvision.report.figures import drawn_for_user, training_graph
-
-    archive = file / "results.h5" if file.is_dir() else file
-    typer.echo(drawn_for_user(training_graph, archive, output or archive.with_name("training.png")))
-
-
-@app.command()
-def gallery(
-    file: Annotated[Path, typer.Argument(help="A results.h5, or the folder of a run.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [samples.png beside].")] = None,
-) -> None:
-    """Draw all samples and interpolations of a diffusion model.
-
-    Example: hpcvision gallery runs/cifar100_ddpm_small-59407c89c1ed -o grid.png
-    """
-    from hpcvision.report.figures import drawn_for_user, samples_picture
-
-    archive = file / "results.h5" if file.is_dir() else file
-    typer.echo(drawn_for_user(samples_picture, archive, output or archive.with_name("samples.png")))
-
-
 app.command()(cli_sweep.sweep)
 app.command()(cli_cluster.submit)
 app.command()(cli_cluster.script)
@@ -126,6 +93,9 @@ app.command()(cli_cluster.doctor)
 app.command()(cli_images.sample)
 app.command()(cli_images.interpolate)
 app.command()(cli_images.evaluate)
+app.command()(cli_results.plot)
+app.command()(cli_results.gallery)
+app.command()(cli_results.report)
 
 
 @data_app.command("fetch")
@@ -161,20 +131,6 @@ def data_status(name: Annotated[str | None, typer.Argument(help="One data set [a
     from hpcvision.report.tables import print_data_status
 
     print_data_status(name)
-
-
-@results_app.command("list")
-def results_list(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of runs [$HPCVISION_RUNS or runs/].")] = None,
-) -> None:
-    """List the runs in a folder with their state and scores.
-
-    Example: hpcvision results list runs
-    """
-    from hpcvision.report.tables import print_runs
-    from hpcvision.rundir import runs_folder
-
-    print_runs(runs_folder(folder))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hpcvision.errors import UserError
-from hpcvision.results.reader import read_curves, read_images, read_summary
+from hpcvision.results.reader import read_curves, read_images, read_rules, read_summary
 from hpcvision.rundir import atomic_write
 
 # Okabe & Ito's colours, told apart by colour-blind readers too; raw is blue, the average orange.
@@ -23,8 +23,8 @@ SUFFIXES = (".png", ".pdf", ".svg")
 LABELS = {"raw": "validation", "ema": "validation, moving average"}
 
 
-def drawn_for_user(draw: Callable[[Path, Path], Path | None], archive: Path, picture: Path) -> Path:
-    """The picture that `draw` makes of an archive; raises UserError when it cannot be drawn there, or from that."""
+def drawn_for_user(draw: Callable[[Any, Path], Path | None], archive: Path | list[Path], picture: Path) -> Path:
+    """The picture that `draw` makes of archives; raises UserError when it cannot be drawn there, or from that."""
     if picture.suffix not in SUFFIXES:
         raise UserError(f"{picture} cannot be drawn; choose a name that ends in {', '.join(SUFFIXES)}")
     try:
@@ -59,7 +59,7 @@ def samples_picture(archive: Path, picture: Path) -> Path | None:
     images = read_images(archive)
     if not images:
         return None
-    sheets = {}
+    titles, sheets = titles_of(archive), {}
     for name, pixels in images.items():
         rows = pixels if pixels.ndim == 5 else in_rows(pixels)
         sheets[name] = rows.transpose(0, 2, 1, 3, 4).reshape(rows.shape[0] * rows.shape[2], -1, 3)
@@ -74,11 +74,16 @@ def samples_picture(archive: Path, picture: Path) -> Path | None:
     )
     for axis, (name, sheet) in zip(axes[:, 0], sheets.items(), strict=True):
         axis.imshow(sheet, interpolation="nearest")
-        axis.set_title(name, fontsize="small", loc="left")
+        axis.set_title(titles.get(name, name), fontsize="small", loc="left", wrap=True)
         axis.axis("off")
     save(figure, picture)
     plt.close(figure)
     return picture
+
+
+def titles_of(archive: Path) -> dict[str, str]:
+    """What selected images were selected by, beside their name; `samples/best` must not pass for chance."""
+    return {f"samples/{name}": f"samples/{name}: {rule}" for name, rule in read_rules(archive).items()}
 
 
 def save(figure: Figure, picture: Path) -> None:

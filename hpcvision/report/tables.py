@@ -11,9 +11,9 @@ from rich.table import Table
 
 from hpcvision.config import CAPS, MODEL_CONFIGS, RunConfig, flatten
 from hpcvision.config.catalogue import load_job, names
-from hpcvision.errors import UserError
 
 if TYPE_CHECKING:
+    from hpcvision import verify
     from hpcvision.launch.doctor import Finding
     from hpcvision.launch.status import Status
     from hpcvision.results.reader import Summary
@@ -139,38 +139,6 @@ def print_data_status(name: str | None) -> None:
         console().print(f"missing: {', '.join(map(str, facts['missing']))}")
 
 
-def print_runs(folder: Path) -> None:
-    """One row per run in `folder`."""
-    from hpcvision.results.reader import read_summary
-    from hpcvision.rundir import RunDir
-
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give the folder of your runs, or set HPCVISION_RUNS")
-    rows = table("run", "data", "state", "parameters", "steps", "score", numbers=("parameters", "steps"))
-    for path in sorted(folder.iterdir()):
-        rundir = RunDir(path)
-        if rundir.failure.exists():
-            state = "failed"
-        elif not rundir.results.exists():
-            if not rundir.config.exists():
-                continue
-            state = "started"
-        else:
-            state = ""
-        if not rundir.results.exists():
-            rows.add_row(escape(path.name), "", state, "", "", "")
-            continue
-        try:
-            summary = read_summary(rundir.results)
-        except UserError as error:
-            rows.add_row(escape(path.name), "", "unreadable", "", "", escape(str(error)))
-            continue
-        state = state or ("finished" if summary.finished else "unfinished")
-        cells = (f"{summary.parameters:,}", f"{summary.steps:,}")
-        rows.add_row(escape(path.name), summary.data, state, *cells, score_in_brief(summary))
-    console().print(rows)
-
-
 def score_in_brief(summary: "Summary") -> str:
     """The headline score for a column of a table."""
     if "accuracy" in summary.scores:
@@ -228,9 +196,9 @@ def with_deviation(facts: dict[str, Any], name: str, digits: int) -> str:
     return f"{facts[name]:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
 
 
-def print_findings(findings: Iterable["Finding"]) -> bool:
+def print_findings(findings: "Iterable[Finding | verify.Finding]") -> bool:
     """One line per finding, as it comes; True when one of them is a FAIL."""
-    colours, failed = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}, False
+    colours, failed = {"PASS": "green", "WARN": "yellow", "SKIP": "yellow", "FAIL": "red"}, False
     out = console()
     for finding in findings:
         colour = colours[finding.verdict]

@@ -13,8 +13,7 @@ from hpcvision.config import RunConfig
 from hpcvision.config.overrides import one_line
 from hpcvision.config.run import Weights
 from hpcvision.errors import CapExceeded, UserError
-from hpcvision.results.files import open_archive
-from hpcvision.results.record import FORMAT
+from hpcvision.results.files import array, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,15 +39,6 @@ class Summary:
     """Final scores of a finished run."""
 
 
-def check_format(file: h5py.File, kind: str | tuple[str, ...], path: Path) -> None:
-    """Raise UserError when the file is no archive of this kind, or of one of these, or of a newer format."""
-    kinds = (kind,) if isinstance(kind, str) else kind
-    if file.attrs.get("kind") not in kinds:
-        raise UserError(f"{path} is not an archive of a {' or '.join(kinds)} (kind={file.attrs.get('kind')!r})")
-    if file.attrs["format"] > FORMAT:
-        raise UserError(f"{path} has format {file.attrs['format']}, this hpcvision reads up to {FORMAT}; upgrade it")
-
-
 def check_caps(file: h5py.File, path: Path) -> None:
     """Raise CapExceeded when the file of a capped run says that it is over its caps."""
     caps, parameters, steps = json.loads(file.attrs["caps_json"]), file.attrs["parameters"], file.attrs["steps"]
@@ -58,8 +48,7 @@ def check_caps(file: h5py.File, path: Path) -> None:
 
 def read_summary(path: Path) -> Summary:
     """The summary of a results.h5."""
-    with open_archive(path) as file:
-        check_format(file, "run", path)
+    with reading(path, "run") as file:
         split = next((name for name in ("test", "validation") if f"scores/{name}" in file), "test")
         stored = file[f"scores/{split}"].attrs if f"scores/{split}" in file else {}
         check_caps(file, path)
@@ -81,47 +70,48 @@ def read_summary(path: Path) -> Summary:
 
 def read_curves(path: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """The training curve and the evaluations, one row per point."""
-    with open_archive(path) as file:
-        check_format(file, "run", path)
+    with reading(path, "run") as file:
         return table(file["train"]), table(file["evaluate"])
 
 
 def read_images(path: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
     """All pictures of a run: `samples/<name>` (N, H, W, 3), and with one more axis `interpolations` and `strips`."""
-    with open_archive(path) as file:
-        check_format(file, ("run", "images"), path)
+    with reading(path, "run", "images") as file:
         return {
-            f"{kind}/{name}": group["images"][()]
+            f"{kind}/{name}": array(group["images"])
             for kind in ("samples", "interpolations", "strips")
             for name, group in file.get(kind, {}).items()
         }
+
+
+def read_rules(path: Path) -> dict[str, str]:
+    """Name of each set of selected samples -> the rule by which they were selected."""
+    with reading(path, "run", "images") as file:
+        groups = file.get("samples", {}).items()
+        return {name: str(group.attrs["rule"]) for name, group in groups if "rule" in group.attrs}
 
 
 def table(group: h5py.Group) -> "pd.DataFrame":
     """A group of equally long columns as a DataFrame."""
     import pandas as pd  # 0.3 s, which every process of a run would pay
 
-    return pd.DataFrame(
-        {name: item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()] for name, item in group.items()}
-    )
+    names = sorted(group, key=lambda name: name not in ("step", "label"))  # first what a row is about
+    return pd.DataFrame({name: array(group[name]) for name in names})
 
 
 def read_model(path: Path) -> tuple[RunConfig, dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]]:
     """The configuration of a run and its weights: `raw` and perhaps `ema`, name -> array."""
-    with open_archive(path) as file:
-        check_format(file, "run", path)
+    with reading(path, "run") as file:
         check_caps(file, path)
         config = stored_config(file, path)
         return config, {
-            kind: {name: np.asarray(item[()]) for name, item in group.items()}
-            for kind, group in file["weights"].items()
+            kind: {name: array(item) for name, item in group.items()} for kind, group in file["weights"].items()
         }
 
 
 def read_model_facts(path: Path) -> tuple[RunConfig, list[Weights]]:
     """As `read_model`, but of the weights only which there are."""
-    with open_archive(path) as file:
-        check_format(file, "run", path)
+    with reading(path, "run") as file:
         return stored_config(file, path), list(file["weights"])
 
 
@@ -135,8 +125,7 @@ def stored_config(file: h5py.File, path: Path) -> RunConfig:
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     """Of every score of generated images: the passport's facts, and each value as `name` and `name_deviation`."""
-    with open_archive(path) as file:
-        check_format(file, "run", path)
+    with reading(path, "run") as file:
         scores: dict[str, dict[str, Any]] = {}
         for name, group in file.get("scores", {}).items():
             if "extractor" in group.attrs:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = 1
+HIGHER_IS_BETTER = {"loss": False, "accuracy": True}
 
 
 @dataclass

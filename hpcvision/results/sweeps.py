@@ -8,8 +8,7 @@ from typing import Any
 import h5py
 
 from hpcvision.results import digests
-from hpcvision.results.files import open_archive, write_archive
-from hpcvision.results.reader import check_format
+from hpcvision.results.files import reading, write_archive
 from hpcvision.results.record import FORMAT
 from hpcvision.results.writer import column
 
@@ -51,6 +50,8 @@ class Trial:
     """Why it failed or was stopped."""
     overrides: dict[str, Any]
     archive: Path
+    group: str = "/"
+    """Where in the archive the run is."""
 
 
 def write_sweep(
@@ -109,8 +110,7 @@ def write_sweep(
                 column(table, key, [json.dumps(value) for value in values], "str", f"value of {key}, as JSON")
         for trial in trials:
             if trial.archive.exists():
-                with open_archive(trial.archive) as source:
-                    check_format(source, "run", trial.archive)
+                with reading(trial.archive, "run", "sweep", group=trial.group) as source:
                     group = file.create_group(f"runs/{trial.fingerprint}")
                     group.attrs.update(source.attrs)
                     for item in source:
@@ -124,6 +124,5 @@ def sweep_is_finished(path: Path) -> bool:
     """True when the archive is there and all of its trials have ended well."""
     if not path.exists():
         return False
-    with open_archive(path) as file:
-        check_format(file, "sweep", path)
+    with reading(path, "sweep") as file:
         return bool(file.attrs["finished"])

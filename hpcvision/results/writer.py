@@ -10,7 +10,7 @@ import numpy as np
 from hpcvision.config import flatten
 from hpcvision.results import digests
 from hpcvision.results.files import open_archive, write_archive
-from hpcvision.results.record import FORMAT, Record, Rows, Samples, Score
+from hpcvision.results.record import FORMAT, HIGHER_IS_BETTER, Record, Rows, Samples, Score
 
 TRAIN_COLUMNS = {
     "step": ("i8", "optimisation steps completed", "steps"),
@@ -21,7 +21,6 @@ TRAIN_COLUMNS = {
     "accuracy": ("f4", "training accuracy, mean since the last point, with augmentation", "fraction"),
 }
 LOWER_IS_BETTER = ("fid", "frechet", "kernel_distance", "seconds_per_image")  # beginnings of names
-HIGHER_IS_BETTER = {"loss": False, "accuracy": True}
 
 
 def write_results(path: Path, record: Record) -> None:

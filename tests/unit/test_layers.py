@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "hpcvision"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = {
-    5: {"cli", "cli_cluster", "cli_images", "cli_sweep", "__main__"},
+    5: {"cli", "cli_cluster", "cli_images", "cli_results", "cli_sweep", "__main__"},
     4: {"launch", "sweep", "report", "verify"},
     3: {"training"},
     2: {"results"},

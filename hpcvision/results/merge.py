@@ -1,0 +1,104 @@
+"""Several archives, also of other clusters, as one sweep.h5 that has every run once."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hpcvision import provenance
+from hpcvision.config import flatten
+from hpcvision.errors import UserError
+from hpcvision.results.files import reading
+from hpcvision.results.run import Place, Run, read_run
+from hpcvision.results.sweeps import Trial, write_sweep
+
+Refused = list[tuple[Path, str]]
+
+
+def runs_in(paths: list[Path]) -> tuple[list[Run], Refused]:
+    """All runs of results.h5 and sweep.h5 files, and the files that cannot be read, with the reason."""
+    found: list[Run] = []
+    refused: Refused = []
+    for path in paths:
+        try:
+            with reading(path, "run", "sweep") as file:
+                places = (
+                    [Place(path)]
+                    if file.attrs["kind"] == "run"
+                    else [Place(path, f"/runs/{name}") for name in file.get("runs", {})]
+                )
+            found += [read_run(place) for place in places]
+        except UserError as error:
+            refused.append((path, str(error)))
+    return found, refused
+
+
+def newest(runs: list[Run]) -> list[Run]:
+    """Every fingerprint once: a finished run rather than another, then the one with more of it trained."""
+    best: dict[str, tuple[tuple[bool, bool, int], Run]] = {}
+    for run in runs:
+        trained = int(run.ledger["to_step"].max()) if len(run.ledger) else 0
+        rank = (run.finished, "test" in run.scores, trained)
+        if run.fingerprint not in best or rank > best[run.fingerprint][0]:
+            best[run.fingerprint] = (rank, run)
+    return [run for _, run in best.values()]
+
+
+def merge(paths: list[Path], output: Path) -> tuple[int, int, Refused]:
+    """Write one sweep.h5 of all runs of these archives; (runs in it, doubled ones, files left out with the reason).
+
+    The objective is the validation accuracy of classifiers, the validation loss of generators, after the last step.
+    Raises UserError when there is no run, or when there are both kinds.
+    """
+    if output.exists() and any(output.samefile(path) for path in paths if path.exists()):
+        raise UserError(f"--output={output} is one of the files to merge; choose another name")
+    runs, refused = runs_in(paths)
+    if not runs:
+        reason = f" ({refused[0][1]})" if refused else ""
+        raise UserError(f"no run could be read{reason}; give results.h5 or sweep.h5 files")
+    kept = newest(runs)
+    kinds = {run.settings["task"]["kind"] for run in kept}
+    if len(kinds) > 1:
+        raise UserError("classifiers and generators have no score in common; merge them into two files")
+    objective = "accuracy" if kinds == {"classify"} else "loss"
+    settings = [flatten(run.settings) for run in kept]
+    keys = sorted({key for some in settings for key in some})
+    turned = [key for key in keys if len({repr(some.get(key)) for some in settings}) > 1]
+    write_sweep(
+        output,
+        name=output.stem,
+        base=kept[0].settings,
+        fingerprint=kept[0].fingerprint,
+        caps=kept[0].caps,
+        provenance=provenance.collect(),
+        objective=objective,
+        larger_is_better=objective == "accuracy",
+        trials=[
+            as_trial(run, objective, {key: some.get(key) for key in turned})
+            for run, some in zip(kept, settings, strict=True)
+        ],
+        rungs=[],
+        expected_best=[],
+        facts={"search": "merged", "merged_from": [str(path) for path in paths]},
+    )
+    return len(kept), len(runs) - len(kept), refused
+
+
+def as_trial(run: Run, objective: str, overrides: dict[str, Any]) -> Trial:
+    """A row of the merged table."""
+    points = run.evaluate
+    chosen = points[(points["split"] == "validation") & (points["weights"] == run.headline)]
+    last = chosen[chosen["step"] == chosen["step"].max()]
+    return Trial(
+        label=run.name,
+        fingerprint=run.fingerprint,
+        status="finished" if run.finished else "unfinished",
+        parameters=run.parameters,
+        steps=int(run.ledger["to_step"].max()) if len(run.ledger) else 0,
+        seed=int(run.settings["seed"]),
+        role="trial",
+        objective=float(last[objective].iloc[-1]) if len(last) and objective in last else math.nan,
+        reason="",
+        overrides=overrides,
+        archive=run.path,
+        group=run.place.group,
+    )
