@@ -43,9 +43,7 @@ def print_runs(folder: Path, *, where: str | None = None, sort: str | None = Non
             listed = row_of(path, condition, key, known)
         except UserError as error:
             unreadable.append(str(error))
-            listed = (
-                Listed((escape(path.name), "", "unreadable", "", "", escape(str(error))), None) if not where else None
-            )
+            listed = Listed((escape(path.name), "", "unreadable", "", "", ""), None) if not where else None
         if listed:
             rows.append(listed)
     if condition and known:

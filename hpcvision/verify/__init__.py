@@ -171,7 +171,7 @@ def curves(run: Run) -> Finding:
 
 
 def stored_scores(run: Run) -> Finding:
-    """The final accuracy and its interval are those of the confusion matrix, the final scores are those of the last evaluation."""
+    """Final accuracy and interval are those of the confusion matrix, all scores those of the last evaluation."""
     finals = {name: score for name, score in run.scores.items() if name in ("test", "validation")}
     if not finals:
         return Finding("SKIP", "scores", "no final scores: the run has not finished")

@@ -1,5 +1,7 @@
 """Small records and archives for the tests of what a run leaves behind."""
 
+import sys
+
 import pytest
 
 from hpcvision.config import AddNISTCNNConfig, DataConfig, RunConfig
@@ -80,3 +82,23 @@ def archive(make_record, tmp_path):
 
     write_results(tmp_path / "results.h5", make_record())
     return tmp_path / "results.h5"
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path):
+    """A function that runs a command in this process: exit code, output, error output."""
+    from hpcvision import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HPCVISION_DATA", "data")
+    monkeypatch.setenv("HPCVISION_RUNS", "runs")
+
+    def run_here(*words):
+        monkeypatch.setattr(sys, "argv", ["hpcvision", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run_here

@@ -53,24 +53,6 @@ def run(*words):
     return process.returncode, out, err, usage.ru_utime + usage.ru_stime
 
 
-@pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
-    """A function that runs a command in this process: exit code, output, error output."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HPCVISION_DATA", "data")
-    monkeypatch.setenv("HPCVISION_RUNS", "runs")
-
-    def run_here(*words):
-        monkeypatch.setattr(sys, "argv", ["hpcvision", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run_here
-
-
 def fits(text):
     return max(len(line.rstrip()) for line in text.splitlines()) <= WIDEST
 
@@ -277,7 +259,8 @@ def test_a_damaged_archive_is_one_row_of_the_list_and_does_not_end_it(call, arch
         (runs / name).mkdir(parents=True)
         shutil.copy(archive, runs / name / "results.h5")
     (runs / "torn-0" / "results.h5").write_bytes(archive.read_bytes()[:1000])
-    code, out, _ = call("results", "list", runs)
-    assert code == 0
+    code, out, err = call("results", "list", runs)
+    assert code == 2
+    assert f"{runs / 'torn-0/results.h5'} is not a readable HDF5 file" in err
     assert re.search(r"^good-0 .*finished", out, re.M)
     assert re.search(r"^torn-0 .*unreadable", out, re.M)

@@ -1,0 +1,148 @@
+"""verify finds what does not add up, also where the hashes were made to fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcvision.results import digests
+from hpcvision.verify import verify
+
+STORED = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A copy of a healthy run."""
+    return Path(shutil.copy(STORED / "format1_run.h5", tmp_path / "run.h5"))
+
+
+def failed(path):
+    """Subject -> words of what failed."""
+    return {finding.subject: finding.words for finding in verify(path) if finding.verdict == "FAIL"}
+
+
+def sealed_again(path, change, group="/"):
+    """The file with a change, and with hashes that fit it."""
+    with h5py.File(path, "r+") as file:
+        change(file[group])
+        for place in {group, "/"}:
+            del file[place][digests.TABLE]
+            del file[place].attrs["digest"]
+        for place in sorted({group, "/"}, reverse=True):
+            digests.seal(file[place])
+
+
+def set_value(name, index, value):
+    """A change of one value of a dataset."""
+
+    def change(file):
+        file[name][index] = value
+
+    return change
+
+
+def set_attribute(name, value, where="/"):
+    """A change of one attribute."""
+
+    def change(file):
+        (file if where == "/" else file[where]).attrs[name] = value
+
+    return change
+
+
+def set_config(key, value):
+    """A change of one setting."""
+
+    def change(file):
+        settings = json.loads(file.attrs["config_json"])
+        part, name = key.split(".")
+        settings[part][name] = value
+        file.attrs["config_json"] = json.dumps(settings, sort_keys=True)
+
+    return change
+
+
+def test_a_healthy_run_passes_everything(stored):
+    assert [finding.verdict for finding in verify(stored)] == ["PASS"] * 7
+
+
+def test_every_changed_dataset_and_attribute_is_found_and_named(stored):
+    with h5py.File(stored) as file:
+        places = [path for path in digests.digests_of(file) if path.partition("@")[0] or path == "@name"]
+    assert len(places) > 150
+    for place in places[:: max(1, len(places) // 40)]:
+        copy = stored.with_name("changed.h5")
+        shutil.copy(stored, copy)
+        path, _, name = place.partition("@")
+        with h5py.File(copy, "r+") as file:
+            item = file[path] if path else file
+            if name:
+                value = item.attrs[name]
+                item.attrs[name] = f"{value}x" if isinstance(value, str) else np.asarray(value) * 0 + 17
+            elif h5py.check_string_dtype(item.dtype):
+                item[0] = "changed"
+            else:
+                item[...] = item[...] + 1
+        found = next(verify(copy))
+        assert found.verdict == "FAIL", place
+        assert place in found.words, place
+
+
+CHANGES = {
+    "a ledger with a gap": (set_value("ledger/from_step", 1, 25), "ledger", "from step 25 to 40, after step 20"),
+    "steps counted twice": (
+        set_value("ledger/to_step", 0, 30),
+        "ledger",
+        "stay 2 goes from step 20 to 40, after step 30",
+    ),
+    "steps that are missing": (set_value("ledger/to_step", 1, 39), "ledger", "2 stays make 39 steps, the run has 40"),
+    "more parameters than it says": (set_attribute("parameters", 352), "parameters", "file says 352"),
+    "a weight that is not finite": (
+        set_value("weights/ema/head.1.bias", 0, np.nan),
+        "parameters",
+        "ema weights are not all finite",
+    ),
+    "another configuration": (set_config("optim.learning_rate", 0.5), "fingerprint", "the file says 09562fc82d9f"),
+    "another width": (set_config("model.width", 1.0), "parameters", "weights do not fit addnist_cnn: features.0.bias"),
+    "other caps": (set_attribute("caps_json", '{"parameters": 200000, "steps": 10000}'), "caps", "200000"),
+    "a better accuracy": (
+        set_attribute("accuracy", 0.99, "scores/test"),
+        "scores",
+        "test accuracy 0.990000, confusion",
+    ),
+    "a narrower interval": (set_attribute("accuracy_low", 0.72, "scores/test"), "scores", "or its interval"),
+    "another loss": (set_attribute("loss", 0.1, "scores/test"), "scores", "final test loss 0.1"),
+    "a curve out of order": (set_value("train/step", 3, 2), "curves", "do not lead to step 40"),
+    "a loss that is not finite": (set_value("train/loss", 3, np.inf), "curves", "not finite everywhere"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_does_not_add_up_is_found_behind_hashes_that_fit(name, stored):
+    change, subject, words = CHANGES[name]
+    sealed_again(stored, change)
+    found = failed(stored)
+    assert "hashes" not in found
+    assert words in found[subject]
+
+
+def test_the_table_of_a_sweep_is_held_against_its_runs(tmp_path):
+    path = Path(shutil.copy(STORED / "format1_sweep.h5", tmp_path / "sweep.h5"))
+    assert failed(path) == {}
+    sealed_again(path, set_value("trials/objective", 1, 0.99))
+    assert "the table says 0.990000" in failed(path)["trials"]
+
+
+def test_a_broken_run_inside_a_sweep_is_named(tmp_path):
+    path = Path(shutil.copy(STORED / "format1_sweep.h5", tmp_path / "sweep.h5"))
+    with h5py.File(path) as file:
+        name = sorted(file["runs"])[1]
+    sealed_again(path, set_value("ledger/to_step", 1, 39), f"/runs/{name}")
+    assert failed(path)["ledger"].startswith(f"{name}: 2 stays make 39 steps")
+    with h5py.File(path, "r+") as file:
+        file[f"runs/{name}/train/loss"][0] = 7
+    assert f"runs/{name}/train/loss" in next(verify(path)).words
