@@ -28,6 +28,9 @@ demo: .venv/.installed
 	@find $(RUNS) -maxdepth 2 \( -name results.h5 -o -name sweep.h5 -o -name '*.png' \) | sort | sed 's/^/  /'
 	@echo "What the diffusion model draws: $$(ls $(RUNS)/demo_diffusion-*/samples.png)"
 	@echo "Curves in a browser: $(BIN)/tensorboard --logdir $(RUNS)"
+	@echo "All of it on one page, for a browser:"
+	$(BIN)/hpcvision report $(RUNS)/cifar100_baby_mobilenet-* $(RUNS)/demo_diffusion-* $(RUNS)/demo-sweep \
+		-o $(RUNS)/report.html
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -m 'not long and not slurm'

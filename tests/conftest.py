@@ -1,4 +1,4 @@
-"""What a test may need beyond Python, how to get it, and the closing list of what was skipped."""
+"""What a test may need beyond Python, how to get it, what was skipped; and a small run to make archives of."""
 
 import os
 import shutil
@@ -46,3 +46,73 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("what was skipped, and how to get it")
         for reason, count in sorted(reasons.items()):
             terminalreporter.write_line(f"{count} test(s): {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.fixture
+def config():
+    """A classifier of a few hundred parameters on drawn digits."""
+    from hpcvision.config import AddNISTCNNConfig, DataConfig, RunConfig
+
+    return RunConfig(name="tiny", model=AddNISTCNNConfig(width=0.05), data=DataConfig(source="synthetic"))
+
+
+@pytest.fixture
+def make_record(config):
+    """A function that gives the Record of a finished run of a classifier; keyword arguments replace its fields."""
+    import numpy as np
+
+    from hpcvision.models import build_model
+    from hpcvision.results.record import Record, Rows, Samples
+
+    def weights(seed):
+        return {name: tensor.numpy() for name, tensor in build_model(config.model, seed=seed).state_dict().items()}
+
+    def point(step):
+        timing = {"learning_rate": 0.1 / step, "seconds": 0.5 * step, "images_per_second": 900.0 + step}
+        return {"event": "train", "step": step, "loss": 3 / step, "accuracy": 1 - 1 / step, **timing}
+
+    def evaluation(step, kind, split="validation"):
+        better = 0.1 * (kind == "ema")
+        scores = {"loss": 2.5 / step + 0.5 - better, "accuracy": 0.7 - 0.5 / step + better}
+        return {"event": "evaluate", "step": step, "split": split, "weights": kind, **scores}
+
+    def stay(number):
+        place = {"job_id": f"job-{number}", "restart": number, "world_size": 2, "host": "node1"}
+        return place | {"from_step": 20 * number, "to_step": 20 * number + 20, "reason": "finished" if number else "x"}
+
+    def make(**changes):
+        random = np.random.default_rng(0)
+        pictures = random.integers(0, 256, (11, 6, 6, 3), dtype=np.uint8)
+        way = random.integers(0, 256, (2, 4, 6, 6, 3), dtype=np.uint8)
+        settings = {"sampler": "ddim", "steps": 5, "guidance_scale": 1.0, "weights": "ema"}
+        fields = {
+            "config": config.model_dump(mode="json"),
+            "name": config.run_name,
+            "fingerprint": config.fingerprint,
+            "provenance": {"torch": "2", "packages": ["a==1"]},
+            "caps": {"parameters": 100_000, "steps": 10_000},
+            "parameters": 321,
+            "steps": 40,
+            "finished": True,
+            "data": {"name": "synthetic digits", "source": "synthetic", "test_sha256": "0" * 64},
+            "train": [point(step) for step in range(1, 41)],
+            "evaluate": [evaluation(step, kind) for step in (20, 40) for kind in ("raw", "ema")]
+            + [evaluation(40, "raw", "test")],
+            "ledger": [stay(0), stay(1)],
+            "test_reads": 1,
+            "weights": {"raw": weights(0), "ema": weights(1)},
+            "scores": {
+                "loss": 1.5,
+                "accuracy": 0.75,
+                "accuracy_low": 0.7,
+                "accuracy_high": 0.8,
+                "accuracy_batch_deviation": 0.02,
+            },
+            "confusion": random.integers(0, 9, (20, 20)),
+            "class_names": [f"sum {number}" for number in range(20)],
+            "samples": {"random": Samples(pictures, np.arange(11), np.arange(100, 111), settings)},
+            "interpolations": {"slerp": Rows(way, np.array([[0, 1], [2, 3]]), settings | {"method": "slerp"})},
+        }
+        return Record(**fields | changes)
+
+    return make

@@ -30,7 +30,7 @@ function chart(figure) {
   const ends = (values) => { const low = Math.min(...values), high = Math.max(...values);
     return low === high ? [low - 0.5, high + 0.5] : [low, high]; };
   const all = ends(points.map((point) => point.x));
-  let [first, last] = all, at = points.length - 1, from = null;
+  let [first, last] = all, at = points.length - 1, from = null, clicked = -Infinity;
   const put = (x) => LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT);
   const take = (event) => { const box = svg.getBoundingClientRect();
     return first + ((event.clientX - box.left) / box.width * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT) * (last - first); };
@@ -84,9 +84,15 @@ function chart(figure) {
   const zoom = (low, high) => { if (high - low > 1e-9 * (all[1] - all[0])) [first, last] = [low, high]; draw(); };
   svg.addEventListener("pointermove", (event) => { if (from) from.to = take(event); at = nearest(take(event), 0); tell(); });
   svg.addEventListener("pointerdown", (event) => { from = { x: take(event) }; svg.setPointerCapture(event.pointerId); });
-  svg.addEventListener("pointerup", () => { const was = from; from = null;
-    if (was && was.to !== undefined && Math.abs(put(was.to) - put(was.x)) > 8) zoom(Math.min(was.x, was.to), Math.max(was.x, was.to)); else draw(); });
-  svg.addEventListener("dblclick", () => zoom(...all));
+  // Two clicks show everything again; "dblclick" does not come, as the chart is drawn anew between them.
+  svg.addEventListener("pointerup", (event) => {
+    const was = from, dragged = was?.to !== undefined && Math.abs(put(was.to) - put(was.x)) > 8;
+    from = null;
+    if (dragged) zoom(Math.min(was.x, was.to), Math.max(was.x, was.to));
+    else if (event.timeStamp - clicked < 400) zoom(...all);
+    else draw();
+    clicked = dragged ? -Infinity : event.timeStamp;
+  });
   svg.addEventListener("keydown", (event) => {
     const middle = points[at].x, span = last - first;
     if (event.key === "ArrowRight") { at = Math.min(points.length - 1, at + 1); tell(); }

@@ -207,7 +207,11 @@ class Sweep:
     def trials(self) -> "pd.DataFrame":
         """One row per trial: label, fingerprint, status, parameters, steps, objective, and what the sweep turned."""
         with self.place.open() as group:
-            return table(group["trials"])
+            found = table(group["trials"])
+            for key in map(str, found.columns):
+                if h5py.check_string_dtype(group[f"trials/{key}"].dtype) and "." in key:
+                    found[key] = [value_of(words) for words in found[key]]
+            return found
 
     @cached_property
     def rungs(self) -> "pd.DataFrame | None":
@@ -324,6 +328,12 @@ def copy_run(run: Run, path: Path) -> None:
                 source.copy(item, file)
 
     write_archive(path, fill)
+
+
+def value_of(words: str) -> Any:
+    """What JSON says; lists stay words, which can be compared and counted."""
+    value = json.loads(words)
+    return words if isinstance(value, list | dict) else value
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,37 @@
+"""`hpcvision results verify --scores` on a run that was really trained."""
+
+import shutil
+from pathlib import Path
+
+import h5py
+from real_processes import FinishedRun, hpcvision
+
+from hpcvision.results import digests
+
+
+def test_scores_are_computed_anew_from_weights_and_data(finished: FinishedRun) -> None:
+    result = hpcvision("results", "verify", finished.folder, "--scores", runs=finished.runs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if "scores anew" in line]
+    assert line.startswith("PASS")
+    assert "test accuracy 0." in line
+    assert "FAIL" not in result.stdout
+
+
+def test_weights_that_do_not_give_the_scores_are_found_behind_hashes_that_fit(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copy(finished.folder / "results.h5", tmp_path / "results.h5"))
+    with h5py.File(copy, "r+") as file:
+        for kind in file["weights"].values():
+            for values in kind.values():
+                if values.ndim == 2:
+                    values[...] = -values[...]
+        del file[digests.TABLE]
+        del file.attrs["digest"]
+        digests.seal(file)
+    result = hpcvision("results", "verify", copy, "--scores", runs=tmp_path)
+    assert result.returncode == 1
+    assert [line[:18].rstrip() for line in result.stdout.splitlines() if not line.startswith(("PASS", "SKIP"))] == [
+        "FAIL  scores anew"
+    ]
