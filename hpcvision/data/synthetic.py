@@ -9,6 +9,7 @@ import itertools
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpcvision.data.addnist import triples_by_class
@@ -168,7 +169,7 @@ def _draw_small(labels: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
 def _inside(u: torch.Tensor, v: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     """(N, H, W), positive inside the shape, about the distance to its edge in radii; u, v: (N, H, W), shape: (N,)."""
     a, b = u.abs(), v.abs()
-    r = (u * u + v * v).sqrt()
+    r = _root(u * u + v * v)
     fields = (
         1 - r,
         0.22 - (r - 0.78).abs(),
@@ -222,9 +223,14 @@ def _digit_distances() -> torch.Tensor:
             dx, dy = x1 - x0, y1 - y0
             along = (((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
             off_x, off_y = x - x0 - along * dx, y - y0 - along * dy
-            nearest = torch.minimum(nearest, (off_x * off_x + off_y * off_y).sqrt())
+            nearest = torch.minimum(nearest, _root(off_x * off_x + off_y * off_y))
         fields.append(nearest)
     return torch.stack(fields)
+
+
+def _root(x: torch.Tensor) -> torch.Tensor:
+    """The square root as IEEE 754 rounds it. Torch's own is MKL's, whose last bit differs between Intel and AMD."""
+    return torch.from_numpy(np.sqrt(x.numpy()))
 
 
 def _rotate(x: torch.Tensor, y: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

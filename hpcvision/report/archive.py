@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Form = Literal["csv", "parquet", "json", "markdown"]
 TABLES = {"run": ("train", "evaluate", "ledger", "summary"), "sweep": ("trials", "rungs", "summary")}
+MOST_STEPS = 5
+"""At so many steps two curves are laid side by side, and at the last."""
 MOST_TRIALS = 30
 """So many are shown in a terminal."""
 
@@ -157,8 +159,11 @@ def print_comparison(one: Path, other: Path) -> None:
     facts.add_row("parameters", *(f"{run.parameters:,}" for run in runs))
     for name, point in (("steps", "step"), ("training loss at the end", "loss"), ("training seconds", "seconds")):
         facts.add_row(name, *(in_a_cell(run.train[point].iloc[-1].item()) if len(run.train) else "" for run in runs))
-    for run_points in ("validation",):
-        facts.add_row(f"best {run_points} loss", *(in_a_cell(lowest(run, run_points)) for run in runs))
+    for name in ("loss", "accuracy"):
+        points = [validation(run, name) for run in runs]
+        common = sorted(points[0].keys() & points[1].keys())
+        for step in sorted({*common[:: -(-len(common) // MOST_STEPS) or 1], *common[-1:]}):
+            facts.add_row(f"validation {name} at step {step:,}", *(in_a_cell(values[step]) for values in points))
     out.print(facts)
     out.print()
     for name, score in runs[0].scores.items():
@@ -167,11 +172,11 @@ def print_comparison(one: Path, other: Path) -> None:
         out.print("one of the two has no scores: it has not finished")
 
 
-def lowest(run: Run, split: str) -> float:
-    """The lowest loss of the headline's weights on a split."""
+def validation(run: Run, name: str) -> dict[int, float]:
+    """Step -> a validation score of the headline's weights; empty where the run has no such score."""
     points = run.evaluate
-    chosen = points[(points["split"] == split) & (points["weights"] == run.headline)]["loss"]
-    return float(chosen.min()) if len(chosen) else math.nan
+    chosen = points[(points["split"] == "validation") & (points["weights"] == run.headline)]
+    return dict(zip(chosen["step"].tolist(), chosen[name].tolist(), strict=True)) if name in points else {}
 
 
 def print_ranked(name: str, score: Score, others: list[Score], out: Console) -> None:

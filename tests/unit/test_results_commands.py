@@ -104,6 +104,10 @@ def test_compare_ranks_scores_that_were_measured_alike(call, runs):
     code, out, _ = call("results", "compare", runs / "run-0", runs / "run-2")
     assert code == 0
     assert re.search(r"^optim\.learning_rate +0\.1 +0\.0333", out, re.M)
+    assert re.findall(r"^validation accuracy at step (\d+) +([\d.]+) +([\d.]+)$", out, re.M) == [
+        ("20", "0.675", "0.675"),
+        ("40", "0.6875", "0.6875"),
+    ]
     assert re.search(r"accuracy: A 52\.00 % .*B 72\.00 % .*; B is better$", out, re.M)
     assert re.search(r"loss: A 2\.0000, B 0\.0000; B is better, by a difference whose uncertainty is not known", out)
 
