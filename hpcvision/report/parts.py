@@ -16,7 +16,7 @@ from PIL import Image
 
 from hpcvision.report.figures import in_rows
 from hpcvision.results import Run
-from hpcvision.results.run import Images
+from hpcvision.results.places import Images
 from hpcvision.verify import Finding
 
 MOST_IMAGES = 64

@@ -8,7 +8,8 @@ from hpcvision import provenance
 from hpcvision.config import flatten
 from hpcvision.errors import UserError
 from hpcvision.results.files import reading
-from hpcvision.results.run import Place, Run, read_run
+from hpcvision.results.places import Place
+from hpcvision.results.run import Run, read_run
 from hpcvision.results.sweeps import Trial, write_sweep
 
 Refused = list[tuple[Path, str]]

@@ -12,7 +12,8 @@ from hpcvision.config import CAPS
 from hpcvision.errors import UserError
 from hpcvision.results.digests import broken_seals
 from hpcvision.results.files import reading
-from hpcvision.results.run import Place, Run, Sweep, load_sweep, read_run
+from hpcvision.results.places import Place
+from hpcvision.results.run import Run, Sweep, load_sweep, read_run
 
 Verdict = Literal["PASS", "FAIL", "SKIP"]
 MOST_NAMED = 5

@@ -9,7 +9,8 @@ import numpy as np
 
 from hpcvision.config import DiffuseConfig, apply
 from hpcvision.errors import UserError
-from hpcvision.results.run import Place, Run, build, copy_run, read_run
+from hpcvision.results.places import Place
+from hpcvision.results.run import Run, build, copy_run, read_run
 from hpcvision.verify import Finding
 
 if TYPE_CHECKING:

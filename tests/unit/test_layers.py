@@ -108,3 +108,13 @@ def test_every_file_says_in_its_first_line_why_it_exists(path):
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_file_or_folder_has_a_name_that_says_nothing(path):
     assert MEANINGLESS.isdisjoint(Path(name_of(path)).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("part", ["results", "verify", "report"])
+def test_analysis_reads_no_pickle(part):
+    """Nor what would: torch.load, numpy with allow_pickle, pandas.read_pickle."""
+    for path in sorted((PACKAGE / part).rglob("*.py")):
+        modules = {module.split(".")[0] for module in imports_of(path.read_text())}
+        assert not modules & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}, path
+        for word in ("torch.load", "allow_pickle", "read_pickle", "np.load"):
+            assert word not in path.read_text(), (path, word)
