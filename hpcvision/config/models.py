@@ -33,6 +33,18 @@ class AddNISTCNNConfig(Frozen):
     """Number of logits."""
 
 
+class DigitSumConfig(Frozen):
+    """One reader of digits for all three channels, and the exact distribution of their sum: 96,850 parameters."""
+
+    kind: Literal["digit_sum"] = "digit_sum"
+    width: float = Field(1.0, gt=0)
+    """Factor on every channel count."""
+    image_size: int = Field(28, ge=8)
+    """Side of the square input, pixels."""
+    num_classes: int = Field(20, ge=20, le=20)
+    """The sums 1 to 20."""
+
+
 class ConvNextUNetConfig(Frozen):
     """The ConvNeXt U-Net of paper A: 960,223 parameters at width 1."""
 
@@ -73,7 +85,14 @@ class EDMUNetConfig(Frozen):
 
 DenoiserConfig = ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig
 ModelConfig = Annotated[
-    BabyMobileNetConfig | AddNISTCNNConfig | ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig,
+    BabyMobileNetConfig | AddNISTCNNConfig | DigitSumConfig | ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig,
     Field(discriminator="kind"),
 ]
-MODEL_CONFIGS = (BabyMobileNetConfig, AddNISTCNNConfig, ConvNextUNetConfig, ResidualUNetConfig, EDMUNetConfig)
+MODEL_CONFIGS = (
+    BabyMobileNetConfig,
+    AddNISTCNNConfig,
+    DigitSumConfig,
+    ConvNextUNetConfig,
+    ResidualUNetConfig,
+    EDMUNetConfig,
+)

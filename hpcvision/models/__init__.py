@@ -10,6 +10,7 @@ from hpcvision.config import ModelConfig
 from hpcvision.models.addnist_cnn import AddNISTCNN
 from hpcvision.models.baby_mobilenet import BabyMobileNet
 from hpcvision.models.convnext_unet import ConvNextUNet
+from hpcvision.models.digit_sum import DigitSum
 from hpcvision.models.edm_unet import EDMUNet
 from hpcvision.models.residual_unet import ResidualUNet
 from hpcvision.seeding import stream_seed
@@ -17,6 +18,7 @@ from hpcvision.seeding import stream_seed
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "baby_mobilenet": BabyMobileNet,
     "addnist_cnn": AddNISTCNN,
+    "digit_sum": DigitSum,
     "convnext_unet": ConvNextUNet,
     "residual_unet": ResidualUNet,
     "edm_unet": EDMUNet,

@@ -118,7 +118,7 @@ def test_the_layer_table_holds_every_parameter(config):
     assert sum(layer.parameters for layer in layer_table(config)) == parameters_of(config)
 
 
-@pytest.mark.parametrize("config", EVERY[:2], ids=kinds)
+@pytest.mark.parametrize("config", EVERY[:3], ids=kinds)
 def test_the_layer_table_of_a_classifier_holds_every_multiply_add(config):
     assert sum(layer.multiply_adds for layer in layer_table(config)) == multiply_adds(config)
 
