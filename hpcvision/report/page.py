@@ -5,16 +5,17 @@ import hashlib
 import html
 import json
 import math
+import os
 import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hpcvision.config import differences
-from hpcvision.config.catalogue import load_job, names
+from hpcvision.config import flatten
 from hpcvision.errors import UserError
+from hpcvision.report.again import checked_out, sweep_command, training_command
 from hpcvision.report.archive import in_words, opened
-from hpcvision.report.parts import chart, code, facts, findings, heat_map, picture_parts, table
+from hpcvision.report.parts import chart, code, facts, findings, heat_map, is_number, picture_parts, table
 from hpcvision.report.several import with_seconds
 from hpcvision.results import Run, Sweep
 from hpcvision.rundir import atomic_write
@@ -22,28 +23,34 @@ from hpcvision.verify import verify
 
 LARGEST = 5_000_000
 """Bytes of a page."""
-FOR_PICTURES = 3_500_000
+FOR_THE_REST = 100_000
+"""Script, style and headings; what the sections leave is for pictures."""
 MOST_POINTS = 1_000
 """Of a curve; more are not seen in a chart of 500 pixels."""
 
 
 def write_page(archives: list[Path], output: Path) -> Path:
     """Write the page about these archives; raises UserError for one that cannot be read, or more than fit a page."""
-    parts = [about(path) for path in archives]
-    room = FOR_PICTURES
+    parts = [about(path) for path in dict.fromkeys(archives)]
+    room = LARGEST - FOR_THE_REST - sum(len(body.encode(errors="replace")) for _, _, body in parts)
     sections = []
     for path, found, body in parts:
         pictures, room = picture_parts(found if isinstance(found, Run) else winner_of(found), path, room)
         sections.append(section(path, found, body.replace(PICTURES, pictures)))
     text = whole_page([found for _, found, _ in parts], sections)
-    if len(text.encode()) > LARGEST:
-        raise UserError(f"a page about {len(archives)} archives would be over 5 MB; give fewer at a time")
+    content = text.encode(errors="replace")
+    if len(content) > LARGEST:
+        raise UserError(
+            "the page would be over 5 MB; give fewer archives, or take `hpcvision results export` for tables"
+        )
     with atomic_write(output) as file:
-        file.write(text.encode())
+        file.write(content)
     return output
 
 
 PICTURES = "<!-- pictures -->"
+SELECTED = "Selection is on the validation images; the winner alone reads the test split."
+VERIFY = ("hpcvision", "results", "verify")
 
 
 def about(path: Path) -> tuple[Path, Run | Sweep, str]:
@@ -63,7 +70,7 @@ def whole_page(found: list[Run | Sweep], sections: list[str]) -> str:
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
     title = ", ".join(dict.fromkeys(item.name for item in found))
-    links = "".join(f'<li><a href="#{anchor(item)}">{html.escape(item.name)}</a></li>' for item in found)
+    links = "".join(f'<li><a href="#{anchor(item)}">{html.escape(heading(item))}</a></li>' for item in found)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
@@ -78,15 +85,19 @@ def whole_page(found: list[Run | Sweep], sections: list[str]) -> str:
 
 def anchor(found: Run | Sweep) -> str:
     """Where on the page it is."""
-    return hashlib.sha256(f"{found.path}{found.name}".encode()).hexdigest()[:12]
+    return hashlib.sha256(os.fsencode(found.path)).hexdigest()[:12]
+
+
+def heading(found: Run | Sweep) -> str:
+    """Of its section."""
+    return f"Sweep {found.name}" if isinstance(found, Sweep) else f"Run {found.name} {found.fingerprint}"
 
 
 def section(path: Path, found: Run | Sweep, body: str) -> str:
     """A part of the page."""
-    kind = "Sweep" if isinstance(found, Sweep) else "Run"
-    heading = f"{kind} {found.name}" + (f" {found.fingerprint}" if isinstance(found, Run) else "")
+    title = html.escape(heading(found))
     return (
-        f'<section id="{anchor(found)}" aria-label="{html.escape(heading)}"><h2>{html.escape(heading)}</h2>'
+        f'<section id="{anchor(found)}" aria-label="{title}"><h2>{title}</h2>'
         f'<p class="faint">{html.escape(str(path))}</p>{body}</section>'
     )
 
@@ -189,29 +200,13 @@ def confusion(run: Run) -> str:
 
 def commands(run: Run, path: Path) -> str:
     """How to make the run again, and how to prove the file."""
-    about, lines = run.provenance, []
-    if commit := about.get("git_commit"):
-        lines.append(
-            f"git checkout {shlex.quote(str(commit))}"
-            + ("  # and the uncommitted changes" if about.get("git_dirty") else "")
-        )
-    try:
-        known = run.config.name in names("jobs")
-        turned = differences(load_job(run.config.name), run.config) if known else {}
-        words = [f"{key}={json.dumps(new) if not isinstance(new, str) else new}" for key, (_, new) in turned.items()]
-        lines.append(
-            shlex.join(["hpcvision", "train", run.config.name, *words]) if known else "# of a job file of its own"
-        )
-    except UserError as error:
-        lines.append(f"# {error}")
-    lines.append(shlex.join(["hpcvision", "results", "verify", str(path), "--scores"]))
+    lines = [*checked_out(run.provenance), training_command(run)]
+    lines.append(shlex.join([*VERIFY, str(path), "--scores"]))
     return f"<h3>Make it again</h3>{code(lines)}"
 
 
 def details(run: Run) -> str:
     """Settings and provenance, to unfold."""
-    from hpcvision.config import flatten
-
     settings = facts([(key, "none" if value is None else str(value)) for key, value in flatten(run.settings).items()])
     known = facts(
         [(key, json.dumps(value) if not isinstance(value, str) else value) for key, value in run.provenance.items()]
@@ -226,6 +221,7 @@ def of_sweep(sweep: Sweep, path: Path) -> str:
     """The winner, the certificate, the objective against what was turned, all trials, and the winner's run."""
     trials = with_seconds(sweep)
     best = winner_of(sweep)
+    merged = sweep.search == "merged"
     told = f"{len(trials)} runs, objective validation {sweep.objective}"
     claim = f'<p class="claim">{html.escape(told)}</p>'
     keys = [key for key in map(str, trials.columns) if "." in key]
@@ -237,7 +233,7 @@ def of_sweep(sweep: Sweep, path: Path) -> str:
     drawn = [objective_chart(trials, key, sweep) for key in [*keys, "parameters", "seconds"] if key in trials]
     parts = [
         claim,
-        f"<p>{counted} finished. Selection is on the validation images; the winner alone reads the test split.</p>",
+        f"<p>{counted} finished. {'' if merged else SELECTED}</p>",
         claims(best) if best else "",
         "<h3>Certificate</h3>",
         findings(verify(path)),
@@ -247,9 +243,7 @@ def of_sweep(sweep: Sweep, path: Path) -> str:
         f'<span id="{table_id}-count" role="status">{len(rows)} of {len(rows)}</span></p>',
         table(columns, rows, table_id=table_id, sortable=True, caption="Trials, and the best with further seeds"),
         "<h3>Make it again</h3>",
-        code(
-            [shlex.join(["hpcvision", "sweep", sweep.name]), shlex.join(["hpcvision", "results", "verify", str(path)])]
-        ),
+        code([*checked_out(sweep.provenance), sweep_command(sweep), shlex.join([*VERIFY, str(path)])]),
     ]
     if best:
         parts += [f"<h3>The winner, {best.fingerprint}</h3>", curves(best), PICTURES, confusion(best), details(best)]
@@ -260,11 +254,12 @@ def objective_chart(trials: Any, key: str, sweep: Sweep) -> str:
     """The objective of finished and stopped trials against one setting."""
     values = trials[key].tolist()
     spec: dict[str, Any] = {"x": key, "points": True, "series": []}
-    numbers = all(isinstance(value, int | float) for value in values)
-    if not numbers:
-        spec["ticks"] = sorted(set(map(str, values)))
-        values = [spec["ticks"].index(str(value)) for value in values]
-    elif min(values) > 0 and max(values) > 30 * min(values):
+    known = [value for value in values if value is not None and value == value]
+    if not all(map(is_number, known)) or (len(known) < len(values) and key != "seconds"):
+        named = ["not set" if value is None or value != value else str(value) for value in values]
+        spec["ticks"] = sorted(set(named))
+        values = [spec["ticks"].index(name) for name in named]
+    elif known and min(known) > 0 and max(known) > 30 * min(known):
         spec["log"] = True
     for status in ("finished", "stopped"):
         chosen = [n for n, found in enumerate(trials["status"]) if found == status and values[n] == values[n]]

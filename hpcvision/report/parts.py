@@ -19,14 +19,21 @@ from hpcvision.results import Run
 from hpcvision.results.places import Images
 from hpcvision.verify import Finding
 
+SCROLLED = 'tabindex="0" role="region"'
+"""What may be too wide is scrolled by keyboard, too."""
 MOST_IMAGES = 64
 SMALLEST = 64
 """Pixels of the page that an image has at least."""
 
 
+def is_number(value: Any) -> bool:
+    """True for numbers, False for True."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
+
+
 def cell(value: Any) -> str:
     """A table's cell; numbers keep their full value for sorting."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if not is_number(value):
         return f"<td>{html.escape(str(value))}</td>"
     number = float(value)
     if math.isnan(number):
@@ -39,10 +46,7 @@ def table(
     columns: list[str], rows: list[list[Any]], *, table_id: str = "", sortable: bool = False, caption: str = ""
 ) -> str:
     """A table that scrolls sideways when it is too wide; sortable by the buttons in its head."""
-    numeric = [
-        any(True for row in rows) and all(isinstance(row[n], int | float | np.number) for row in rows)
-        for n in range(len(columns))
-    ]
+    numeric = [bool(rows) and all(is_number(row[n]) for row in rows) for n in range(len(columns))]
     heads = "".join(
         f'<th scope="col"{" class=number" if number else ""}>'
         + (f'<button type="button">{html.escape(name)}</button>' if sortable else html.escape(name))
@@ -54,7 +58,7 @@ def table(
     attributes = (f' id="{table_id}"' if table_id else "") + (' class="sortable"' if sortable else "")
     label = html.escape(caption or "table")
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table{attributes}>'
+        f'<div class="wide" {SCROLLED} aria-label="{label}"><table{attributes}>'
         f"{shown}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -62,7 +66,7 @@ def table(
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Names and values, one pair a row."""
     rows = "".join(f'<tr><th scope="row">{html.escape(a)}</th><td>{html.escape(b)}</td></tr>' for a, b in pairs)
-    return f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide" {SCROLLED} aria-label="facts"><table class="facts"><tbody>{rows}</tbody></table></div>'
 
 
 def findings(found: Iterable[Finding]) -> str:
@@ -72,12 +76,13 @@ def findings(found: Iterable[Finding]) -> str:
         f"<td>{html.escape(item.words)}</td></tr>"
         for item in found
     )
-    return f'<div class="wide"><table class="certificate"><tbody>{rows}</tbody></table></div>'
+    head = f'<div class="wide" {SCROLLED} aria-label="certificate">'
+    return f'{head}<table class="certificate"><tbody>{rows}</tbody></table></div>'
 
 
 def code(lines: list[str]) -> str:
     """Lines to copy into a shell."""
-    return f"<pre><code>{html.escape(chr(10).join(lines))}</code></pre>"
+    return f"<pre {SCROLLED} aria-label='commands'><code>{html.escape(chr(10).join(lines))}</code></pre>"
 
 
 def safe_json(value: Any) -> str:
@@ -98,24 +103,25 @@ def chart(title: str, spec: dict[str, Any]) -> str:
 
     spec: {"x": label, "series": [{"name", "x", "y", perhaps "labels"}], perhaps "points", "log", "ticks"}.
     """
-    words = "; ".join(in_words(series) for series in spec["series"])
+    words = "; ".join(in_words(series, spec.get("ticks")) for series in spec["series"])
+    label = html.escape(f"{title}. {words}. Arrow keys, Home and End read the points, plus and minus zoom.")
     return (
         f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 520 320" role="img" tabindex="0" aria-label="{html.escape(f"{title}. {words}")}. '
-        f'Arrow keys read the points, plus and minus zoom."></svg><output aria-live="polite"></output>'
+        f'<svg viewBox="0 0 520 320" role="application" aria-roledescription="chart" tabindex="0" aria-label="{label}">'
+        f'</svg><output aria-live="polite"></output>'
         f'<script type="application/json">{safe_json(spec)}</script></figure>'
     )
 
 
-def in_words(series: dict[str, Any]) -> str:
-    """`training loss: 200 points from 4.6 at 50 to 1.2 at 10000, lowest 1.1`."""
+def in_words(series: dict[str, Any], ticks: list[str] | None) -> str:
+    """`training loss: 200 points, 4.6 at 50 to 1.2 at 10000, from 1.1 to 4.6`; ticks: names of the places."""
     known = [(x, y) for x, y in zip(series["x"], series["y"], strict=True) if y == y]
     if not known:
         return f"{series['name']}: no points"
     (first, at_first), (last, at_last) = known[0], known[-1]
-    values = [y for _, y in known]
+    values, where = [y for _, y in known], [ticks[x] if ticks else f"{x:g}" for x in (first, last)]
     return (
-        f"{series['name']}: {len(known)} points, {at_first:.4g} at {first:g} to {at_last:.4g} at {last:g}, "
+        f"{series['name']}: {len(known)} points, {at_first:.4g} at {where[0]} to {at_last:.4g} at {where[1]}, "
         f"from {min(values):.4g} to {max(values):.4g}"
     )
 

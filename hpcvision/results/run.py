@@ -141,6 +141,8 @@ class Sweep:
     objective: str
     """What was to be best on the validation images."""
     larger_is_better: bool
+    search: str
+    """variants, grid, random, optuna, or merged from other archives."""
     winner: str
     """Fingerprint of the best trial, or nothing."""
     caps: dict[str, int] = field(repr=False)
@@ -208,6 +210,7 @@ def load_sweep(path: str | Path) -> Sweep:
             finished=bool(attributes["finished"]),
             objective=str(attributes["objective"]),
             larger_is_better=bool(file["trials/objective"].attrs["higher_is_better"]),
+            search=str(attributes.get("search", "")),
             winner=str(attributes.get("winner", "")),
             caps=json.loads(attributes["caps_json"]),
             provenance=json.loads(attributes["provenance_json"]),

@@ -45,7 +45,9 @@ class Score:
     @property
     def main(self) -> str:
         """The value that the score is named for."""
-        return next((name for name in self.values if name in ("accuracy", "fid") or "frechet" in name), "loss")
+        return next(
+            (name for name in self.values if name in ("accuracy", "fid") or "frechet" in name), min(self.values)
+        )
 
     def differences(self, other: "Score") -> dict[str, tuple[Any, Any]]:
         """Facts of the two passports that differ and keep the scores from being ranked."""

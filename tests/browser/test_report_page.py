@@ -306,3 +306,126 @@ def test_a_page_about_10000_samples_stays_below_5_megabytes_and_says_what_it_sho
     browser = opened(tmp_path / "a.h5")
     assert (tmp_path / "report.html").stat().st_size < LARGEST
     assert "64 of 10000; not chosen: consecutive seeds; ddim, 5 steps, raw weights" in browser.page_source
+
+
+def trials_of(path, overrides, objectives):
+    """A sweep of trials without runs."""
+    trials = [
+        Trial(
+            label=f"trial {number}",
+            fingerprint=f"{number:012x}",
+            status="stopped",
+            parameters=958_417 + number,
+            steps=1000,
+            seed=0,
+            role="trial",
+            objective=objective,
+            reason="",
+            overrides=turned,
+            archive=path.with_name("missing.h5"),
+        )
+        for number, (turned, objective) in enumerate(zip(overrides, objectives, strict=True))
+    ]
+    write_sweep(
+        path,
+        name="few",
+        base={},
+        fingerprint="0" * 12,
+        caps={"parameters": 1_000_000, "steps": 50_000},
+        provenance={},
+        objective="accuracy",
+        larger_is_better=True,
+        trials=trials,
+        rungs=[],
+        expected_best=[],
+        facts={},
+    )
+    return path
+
+
+def every_word_of(browser, figure):
+    """What a chart tells while the mouse goes all over it."""
+    code = """
+        const [figure] = arguments, svg = figure.querySelector("svg"), told = new Set();
+        const box = svg.getBoundingClientRect();
+        for (let x = 0; x < box.width; x += 6) for (let y = 0; y < box.height; y += 6) {
+            svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + x, clientY: box.top + y }));
+            told.add(figure.querySelector("output").textContent);
+        }
+        return [...told];
+    """
+    return browser.execute_script(code, figure)
+
+
+def test_the_mouse_reaches_every_trial_also_those_of_one_column(opened, tmp_path):
+    overrides = [{"model.width": 0.5 if number < 4 else 1.0} for number in range(8)]
+    browser = opened(trials_of(tmp_path / "sweep.h5", overrides, [0.1 * number for number in range(8)]))
+    told = every_word_of(browser, browser.find_element("css selector", ".chart"))
+    assert {words.partition(":")[0] for words in told} == {f"trial {number}" for number in range(8)}
+    assert "trial 7: model.width 1, stopped 0.7" in told
+
+
+def test_counts_are_told_to_the_last_digit(opened, tmp_path):
+    browser = opened(trials_of(tmp_path / "sweep.h5", [{"model.width": 1.0}] * 3, [0.1, 0.2, 0.3]))
+    (figure,) = browser.find_elements("xpath", "//figure[figcaption[contains(., 'against parameters')]]")
+    assert any("parameters 958,419," in words for words in every_word_of(browser, figure))
+
+
+def test_values_that_differ_by_rounding_alone_do_not_stop_the_page(opened, tmp_path):
+    values = [0.1 * 3, 0.3, 0.3]
+    browser = opened(trials_of(tmp_path / "sweep.h5", [{"ema.beta": value} for value in values], [0.1, 0.2, 0.2]))
+    assert len(browser.find_elements("css selector", ".chart circle")) >= 6
+
+
+def test_a_single_evaluation_is_a_visible_point(opened, make_record, tmp_path):
+    point = {"step": 40, "split": "validation", "weights": "raw", "loss": 0.5, "accuracy": 0.5}
+    write_results(tmp_path / "a.h5", make_record(evaluate=[point]))
+    figure = opened(tmp_path / "a.h5").find_element("css selector", ".chart")
+    assert len(figure.find_elements("css selector", "circle.c1")) >= 1
+
+
+def test_the_filter_does_not_join_the_words_of_two_cells(opened, tmp_path):
+    browser = opened(trials_of(tmp_path / "sweep.h5", [{"model.width": 1.0}] * 3, [0.1, 0.2, 0.3]))
+    browser.find_element("css selector", "input[type=search]").send_keys("stopped958")
+    assert column(browser, "label") == []
+
+
+def test_names_of_settings_below_a_chart_do_not_run_into_each_other(opened, tmp_path):
+    overrides = [{"optim.schedule": f"a rather long name number {number}"} for number in range(12)]
+    browser = opened(trials_of(tmp_path / "sweep.h5", overrides, [0.1] * 12))
+    code = """
+        const ticks = [...arguments[0].querySelectorAll(".tick")].map((text) => text.getBoundingClientRect());
+        return ticks.map((box) => [box.left, box.right]);
+    """
+    figure = browser.find_element("css selector", ".chart")
+    places = browser.execute_script(code, figure)
+    assert len(places) >= 3
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(places))
+    svg = figure.find_element("tag name", "svg").rect
+    assert places[-1][1] <= svg["x"] + svg["width"] + 1
+
+
+def test_the_page_is_as_narrow_as_a_telephone(opened, make_record, tmp_path):
+    write_results(tmp_path / "a.h5", make_record(name="a_name_that_is_" + "very_" * 20 + "long"))
+    browser = opened(tmp_path / "a.h5")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_arrow_keys_take_the_view_with_them(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    figure = opened(STORED / "format1_run.h5").find_element("css selector", ".chart")
+    svg = figure.find_element("tag name", "svg")
+    svg.send_keys(Keys.END, "+", "+", "+")
+    for _ in range(60):
+        svg.send_keys(Keys.ARROW_LEFT)
+    assert len(svg.find_elements("css selector", ".cursor")) == 1
+    svg.send_keys(Keys.HOME)
+    assert figure.find_element("tag name", "output").text.startswith("step 1, training loss 3")
+    assert len(svg.find_elements("css selector", ".cursor")) == 1
