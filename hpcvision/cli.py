@@ -1,6 +1,7 @@
 """Console entry `hpcvision`; imports no torch, ray or h5py before a command needs it, for the sake of login nodes."""
 
 import atexit
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -135,6 +136,9 @@ def data_status(name: Annotated[str | None, typer.Argument(help="One data set [a
 
 def main() -> None:
     """Run the command line; a UserError is one line on standard error and a non-zero exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a path may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:

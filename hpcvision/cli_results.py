@@ -10,8 +10,8 @@ from hpcvision.errors import UserError
 
 results_app = typer.Typer(no_args_is_help=True, help="Look at finished runs.\n\nExample: hpcvision results list")
 
-Archive = Annotated[Path, typer.Argument(help="A results.h5 or sweep.h5, or the folder of one.")]
-Archives = Annotated[list[Path], typer.Argument(help="results.h5 or sweep.h5 files, or their folders.")]
+Archive = Annotated[Path, typer.Argument(readable=False, help="A results.h5 or sweep.h5, or the folder of one.")]
+Archives = Annotated[list[Path], typer.Argument(readable=False, help="results.h5 or sweep.h5 files, or their folders.")]
 
 
 @results_app.command("list")
@@ -146,6 +146,7 @@ def plot(
     Example: hpcvision plot runs/addnist_cnn-e8c82c433644 -o training.pdf
     """
     from hpcvision.report.figures import drawn_for_user, training_graph
+    from hpcvision.report.listing import is_sweep
     from hpcvision.report.several import curves_over_each_other, sweep_figure
 
     archives = archives_of(files)
@@ -193,11 +194,3 @@ def report(
         typer.echo(write_page(archives_of(files), output))
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; choose another --output") from None
-
-
-def is_sweep(archive: Path) -> bool:
-    """True for a sweep.h5."""
-    from hpcvision.results.files import reading
-
-    with reading(archive, "run", "sweep") as file:
-        return bool(file.attrs["kind"] == "sweep")

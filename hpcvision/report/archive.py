@@ -77,8 +77,8 @@ def print_run(run: Run, out: Console) -> None:
         "with", escape(f"{machine[0]}, torch {about.get('torch', '')}, hpcvision {about.get('hpcvision', '')}")
     )
     if commit := about.get("git_commit"):
-        made.add_row("commit", f"{commit}{' with uncommitted changes' if about.get('git_dirty') else ''}")
-    made.add_row("digest", run.digest)
+        made.add_row("commit", escape(f"{commit}{' with uncommitted changes' if about.get('git_dirty') else ''}"))
+    made.add_row("digest", escape(run.digest))
     made.show_header = False
     out.print(made)
     out.print()
@@ -90,7 +90,7 @@ def print_run(run: Run, out: Console) -> None:
             *(escape(str(word)) for word in words),
             f"{row['from_step']:,}",
             f"{row['to_step']:,}",
-            row["reason"],
+            escape(str(row["reason"])),
         )
     out.print(stays)
     out.print()
@@ -131,7 +131,7 @@ def print_sweep(sweep: Sweep, out: Console) -> None:
             for name, score in run.scores.items()
             for key, value in score.values.items()
         ]
-        out.print(f"winner: {sweep.winner}, {escape(', '.join(told))}", soft_wrap=True)
+        out.print(f"winner: {escape(sweep.winner)}, {escape(', '.join(told))}", soft_wrap=True)
 
 
 def in_a_cell(value: Any) -> str:
@@ -158,7 +158,13 @@ def print_comparison(one: Path, other: Path) -> None:
     facts = table("", "A", "B", numbers=("A", "B"))
     facts.add_row("parameters", *(f"{run.parameters:,}" for run in runs))
     for name, point in (("steps", "step"), ("training loss at the end", "loss"), ("training seconds", "seconds")):
-        facts.add_row(name, *(in_a_cell(run.train[point].iloc[-1].item()) if len(run.train) else "" for run in runs))
+        facts.add_row(
+            name,
+            *(
+                in_a_cell(run.train[point].iloc[-1].item()) if len(run.train) and point in run.train else ""
+                for run in runs
+            ),
+        )
     for name in ("loss", "accuracy"):
         points = [validation(run, name) for run in runs]
         common = sorted(points[0].keys() & points[1].keys())
@@ -188,8 +194,9 @@ def print_ranked(name: str, score: Score, others: list[Score], out: Console) -> 
     other = min(alike, key=lambda item: len(score.differences(item)))
     differ = score.differences(other)
     out.print(f"{escape(name)}" + (f" and {escape(other.name)}" if other.name != name else ""))
+    machines = score.machine() != other.machine()
     for key, value in score.values.items():
-        if key in other.values:
+        if key in other.values and not (machines and key == "seconds_per_image"):
             words = f"  {key.replace('_', ' ')}: A {in_words(key, value)}, B {in_words(key, other.values[key])}"
             out.print(escape(words + ("" if differ else f"; {verdict(value, other.values[key])}")), soft_wrap=True)
     if differ:
@@ -199,6 +206,8 @@ def print_ranked(name: str, score: Score, others: list[Score], out: Console) -> 
 
 def verdict(one: Value, other: Value) -> str:
     """Which of two is better, as far as their intervals tell."""
+    if math.isnan(one.mean) or math.isnan(other.mean):
+        return "not ranked, as one is no number"
     if one.mean == other.mean:
         return "equal"
     better = "A" if (one.mean > other.mean) == one.higher_is_better else "B"
@@ -238,6 +247,8 @@ def summary_of(run: Run) -> dict[str, Any]:
 
 def export(path: Path, form: Form, *, name: str | None = None, output: Path | None = None) -> str:
     """A table of an archive as text, or written to `output`; what to print then."""
+    if output is not None and output.suffix == ".h5":
+        raise UserError(f"--output={output} would be taken for an archive; choose another name")
     frame = as_table(opened(path), name)
     if form == "parquet":
         if output is None:
@@ -249,7 +260,8 @@ def export(path: Path, form: Form, *, name: str | None = None, output: Path | No
         case "csv":
             text = frame.to_csv(index=False)
         case "json":
-            text = frame.to_json(orient="records", indent=1) + "\n"
+            known = frame.astype(object).where(frame.notna(), None)
+            text = json.dumps(known.to_dict("records"), indent=1) + "\n"
         case "markdown":
             text = markdown(frame)
     if output is None:

@@ -12,6 +12,7 @@ from hpcvision.config import flatten
 from hpcvision.errors import UserError
 from hpcvision.report.tables import console, score_in_brief, table
 from hpcvision.results import load_sweep
+from hpcvision.results.files import DAMAGE, reading
 from hpcvision.results.reader import Summary, read_summary
 from hpcvision.results.where import Condition
 from hpcvision.rundir import RunDir
@@ -41,8 +42,8 @@ def print_runs(folder: Path, *, where: str | None = None, sort: str | None = Non
     for path in sorted(folder.iterdir()):
         try:
             listed = row_of(path, condition, key, known)
-        except UserError as error:
-            unreadable.append(str(error))
+        except (UserError, *DAMAGE) as error:
+            unreadable.append(str(error) if isinstance(error, UserError) else f"{path} cannot be read: {error}")
             listed = Listed((escape(path.name), "", "unreadable", "", "", ""), None) if not where else None
         if listed:
             rows.append(listed)
@@ -74,7 +75,7 @@ def row_of(path: Path, condition: Condition | None, key: str, known: set[str]) -
     """The row of a folder or archive; None when there is no run in it, or one that does not fulfil the condition."""
     rundir = RunDir(path)
     archive = path if path.suffix == ".h5" and path.is_file() else rundir.results
-    if (path / "sweep.h5").exists():
+    if (path / "sweep.h5").exists() or (archive == path and is_sweep(path)):
         return None if condition else of_sweep(path, key)
     if not archive.exists():
         if condition or not rundir.config.exists():
@@ -90,6 +91,12 @@ def row_of(path: Path, condition: Condition | None, key: str, known: set[str]) -
     return Listed((escape(path.name), escape(summary.data), state, *cells), facts.get(key))
 
 
+def is_sweep(path: Path) -> bool:
+    """True for a sweep.h5."""
+    with reading(path, "run", "sweep", whole=False) as file:
+        return bool(file.attrs["kind"] == "sweep")
+
+
 def of_sweep(path: Path, key: str) -> Listed:
     """The row of a sweep's folder."""
     sweep = load_sweep(path)
@@ -99,7 +106,7 @@ def of_sweep(path: Path, key: str) -> Listed:
     count = int((trials["role"] == "trial").sum())
     state = "finished" if sweep.finished else "unfinished"
     words = f"best validation {sweep.objective} {best:.4f} of {count} trials"
-    return Listed((escape(path.name), "", f"sweep, {state}", "", "", words), getattr(sweep, key, None))
+    return Listed((escape(path.name), "", f"sweep, {state}", "", "", words), sweep.name if key == "name" else None)
 
 
 def facts_of(summary: Summary) -> dict[str, Any]:

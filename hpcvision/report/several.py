@@ -86,7 +86,7 @@ def with_seconds(sweep: Sweep) -> pd.DataFrame:
     there = set(sweep.fingerprints)
     seconds = []
     for name in trials["fingerprint"]:
-        curve = sweep.run(name).train["seconds"].tolist() if name in there else []
+        curve = sweep.run(name).train.get("seconds", pd.Series()).tolist() if name in there else []
         seconds.append(curve[-1] if curve else math.nan)
     if not np.isnan(seconds).all():
         trials["seconds"] = seconds

@@ -202,7 +202,9 @@ def print_findings(findings: "Iterable[Finding | verify.Finding]") -> bool:
     out = console()
     for finding in findings:
         colour = colours[finding.verdict]
-        out.print(f"[{colour}]{finding.verdict}[/]  {finding.subject:<10}  {escape(finding.words)}", soft_wrap=True)
+        out.print(
+            f"[{colour}]{finding.verdict}[/]  {escape(finding.subject):<10}  {escape(finding.words)}", soft_wrap=True
+        )
         failed |= finding.verdict == "FAIL"
     return failed
 

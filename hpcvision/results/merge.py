@@ -1,12 +1,14 @@
 """Several archives, also of other clusters, as one sweep.h5 that has every run once."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from hpcvision import provenance
 from hpcvision.config import flatten
 from hpcvision.errors import UserError
+from hpcvision.results.digests import UNREADABLE, digests_of
 from hpcvision.results.files import reading
 from hpcvision.results.places import Place
 from hpcvision.results.run import Run, read_run
@@ -16,32 +18,44 @@ Refused = list[tuple[Path, str]]
 
 
 def runs_in(paths: list[Path]) -> tuple[list[Run], Refused]:
-    """All runs of results.h5 and sweep.h5 files, and the files that cannot be read, with the reason."""
+    """All runs of results.h5 and sweep.h5 files of which everything can be read, and what cannot, with the reason."""
     found: list[Run] = []
     refused: Refused = []
     for path in paths:
         try:
-            with reading(path, "run", "sweep") as file:
-                places = (
-                    [Place(path)]
-                    if file.attrs["kind"] == "run"
-                    else [Place(path, f"/runs/{name}") for name in file.get("runs", {})]
-                )
-            found += [read_run(place) for place in places]
+            with reading(path, "run", "sweep", whole=False) as file:
+                is_run = file.attrs["kind"] == "run"
+                groups = ["/"] if is_run else [f"/runs/{name}" for name in file.get("runs", {})]
         except UserError as error:
             refused.append((path, str(error)))
+            continue
+        for place in (Place(path, group) for group in groups):
+            try:
+                run = read_run(place)
+                _ = run.ledger, run.evaluate
+                with place.open() as group:
+                    unreadable = [name for name, digest in digests_of(group).items() if digest == UNREADABLE]
+                if unreadable:
+                    raise UserError(f"{path} is damaged ({unreadable[0]} cannot be read); take another copy of it")
+                found.append(run)
+            except UserError as error:
+                refused.append((path, str(error)))
     return found, refused
 
 
 def newest(runs: list[Run]) -> list[Run]:
-    """Every fingerprint once: a finished run rather than another, then the one with more of it trained."""
-    best: dict[str, tuple[tuple[bool, bool, int], Run]] = {}
+    """Every fingerprint once: a finished run rather than another, then the one with more trained, or more scores."""
+    best: dict[str, tuple[tuple[bool, int, int], Run]] = {}
     for run in runs:
-        trained = int(run.ledger["to_step"].max()) if len(run.ledger) else 0
-        rank = (run.finished, "test" in run.scores, trained)
+        rank = (run.finished, trained(run), len(run.scores))
         if run.fingerprint not in best or rank > best[run.fingerprint][0]:
             best[run.fingerprint] = (rank, run)
     return [run for _, run in best.values()]
+
+
+def trained(run: Run) -> int:
+    """Steps that the run has made."""
+    return int(run.ledger["to_step"].max()) if len(run.ledger) else 0
 
 
 def merge(paths: list[Path], output: Path) -> tuple[int, int, Refused]:
@@ -52,6 +66,8 @@ def merge(paths: list[Path], output: Path) -> tuple[int, int, Refused]:
     """
     if output.exists() and any(output.samefile(path) for path in paths if path.exists()):
         raise UserError(f"--output={output} is one of the files to merge; choose another name")
+    if output.exists() and not is_sweep(output):
+        raise UserError(f"--output={output} is there and no sweep, so it is not replaced; choose another name")
     runs, refused = runs_in(paths)
     if not runs:
         reason = f" ({refused[0][1]})" if refused else ""
@@ -79,9 +95,18 @@ def merge(paths: list[Path], output: Path) -> tuple[int, int, Refused]:
         ],
         rungs=[],
         expected_best=[],
-        facts={"search": "merged", "merged_from": [str(path) for path in paths]},
+        facts={"search": "merged", "merged_from": [os.fsencode(path).decode(errors="replace") for path in paths]},
     )
     return len(kept), len(runs) - len(kept), refused
+
+
+def is_sweep(path: Path) -> bool:
+    """True for an archive of a sweep, which a merge may replace."""
+    try:
+        with reading(path, "sweep", whole=False):
+            return True
+    except UserError:
+        return False
 
 
 def as_trial(run: Run, objective: str, overrides: dict[str, Any]) -> Trial:
@@ -94,7 +119,7 @@ def as_trial(run: Run, objective: str, overrides: dict[str, Any]) -> Trial:
         fingerprint=run.fingerprint,
         status="finished" if run.finished else "unfinished",
         parameters=run.parameters,
-        steps=int(run.ledger["to_step"].max()) if len(run.ledger) else 0,
+        steps=trained(run),
         seed=int(run.settings["seed"]),
         role="trial",
         objective=float(last[objective].iloc[-1]) if len(last) and objective in last else math.nan,

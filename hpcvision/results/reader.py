@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+COLUMNS = {
+    "train": {"step", "loss"},
+    "evaluate": {"step", "split", "weights", "loss"},
+    "ledger": {"job_id", "host", "reason", "restart", "world_size", "from_step", "to_step"},
+    "trials": {"label", "fingerprint", "status", "reason", "role", "seed", "parameters", "steps", "objective"},
+}
+"""What a table has at least."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """The facts of one archive that fit into a row of a table."""
@@ -48,7 +57,7 @@ def check_caps(file: h5py.File, path: Path) -> None:
 
 def read_summary(path: Path) -> Summary:
     """The summary of a results.h5."""
-    with reading(path, "run") as file:
+    with reading(path, "run", whole=False) as file:
         split = next((name for name in ("test", "validation") if f"scores/{name}" in file), "test")
         stored = file[f"scores/{split}"].attrs if f"scores/{split}" in file else {}
         check_caps(file, path)
@@ -57,12 +66,12 @@ def read_summary(path: Path) -> Summary:
             name=str(file.attrs["name"]),
             fingerprint=str(file.attrs["fingerprint"]),
             track=str(file.attrs["track"]),
-            data=json.loads(file.attrs["data_json"])["name"],
+            data=str(mapping(file, "data_json")["name"]),
             parameters=int(file.attrs["parameters"]),
             steps=int(file.attrs["steps"]),
             finished=bool(file.attrs["finished"]),
             test_reads=int(file.attrs["test_reads"]),
-            config=json.loads(file.attrs["config_json"]),
+            config=settings_of(file, path),
             scored_split=split,
             scores={key: float(value) for key, value in stored.items() if key != "description"},
         )
@@ -96,7 +105,14 @@ def table(group: h5py.Group) -> "pd.DataFrame":
     import pandas as pd  # 0.3 s, which every process of a run would pay
 
     names = sorted(group, key=lambda name: name not in ("step", "label"))  # first what a row is about
-    return pd.DataFrame({name: array(group[name]) for name in names})
+    columns = {name: array(group[name]) for name in names}
+    lengths = {len(values) if values.ndim else -1 for values in columns.values()}
+    lacking = COLUMNS.get(str(group.name).rpartition("/")[2], set()) - columns.keys()
+    if lacking or len(lengths) > 1 or -1 in lengths:
+        raise ValueError(
+            f"{group.name} has columns of different length, or lacks {', '.join(sorted(lacking)) or 'none'}"
+        )
+    return pd.DataFrame(columns)
 
 
 def read_model(path: Path) -> tuple[RunConfig, dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]]:
@@ -121,6 +137,25 @@ def stored_config(file: h5py.File, path: Path) -> RunConfig:
         return RunConfig.model_validate_json(file.attrs["config_json"])
     except ValidationError as error:
         raise UserError(f"{path} was made by another hpcvision: {one_line(error)}; use that version") from None
+
+
+def mapping(group: h5py.Group, name: str) -> dict[str, Any]:
+    """An attribute that is JSON of names and values."""
+    found = json.loads(group.attrs[name])
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is no list of names and values")
+    return found
+
+
+def settings_of(group: h5py.Group, path: Path) -> dict[str, Any]:
+    """The configuration as plain values, with those of settings that are younger than the file.
+
+    As it stands where this hpcvision does not know all of it.
+    """
+    try:
+        return stored_config(group, path).model_dump(mode="json")
+    except UserError:
+        return mapping(group, "config_json")
 
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from hpcvision.config.run import Weights
 from hpcvision.errors import UserError
 from hpcvision.results.files import array, reading, write_archive
 from hpcvision.results.places import Classes, Images, Place, plain
-from hpcvision.results.reader import check_caps, stored_config, table
+from hpcvision.results.reader import COLUMNS, check_caps, mapping, settings_of, stored_config, table
 from hpcvision.results.scores import Score, scores_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Sweep:
         with self.place.open() as group:
             found = table(group["trials"])
             for key in map(str, found.columns):
-                if h5py.check_string_dtype(group[f"trials/{key}"].dtype) and "." in key:
+                if h5py.check_string_dtype(group[f"trials/{key}"].dtype) and key not in COLUMNS["trials"]:
                     found[key] = [value_of(words) for words in found[key]]
             return found
 
@@ -212,8 +212,8 @@ def load_sweep(path: str | Path) -> Sweep:
             larger_is_better=bool(file["trials/objective"].attrs["higher_is_better"]),
             search=str(attributes.get("search", "")),
             winner=str(attributes.get("winner", "")),
-            caps=json.loads(attributes["caps_json"]),
-            provenance=json.loads(attributes["provenance_json"]),
+            caps=mapping(file, "caps_json"),
+            provenance=mapping(file, "provenance_json"),
             fingerprints=list(file.get("runs", {})),
         )
 
@@ -241,7 +241,7 @@ def build(run: Run, weights: dict[str, NDArray[Any]]) -> "nn.Module":
     model = build_model(run.config.model).eval()
     try:
         model.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in weights.items()})
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise UserError(f"the weights of {run.path} do not fit {run.config.model.kind}: {words[:200]}") from None
     return model
@@ -252,7 +252,7 @@ def read_run(place: Place, *kinds: str) -> Run:
     with reading(place.path, *(kinds or ("run", "sweep")), group=place.group) as group:
         attributes = group.attrs
         check_caps(group, place.path)
-        settings, data = json.loads(attributes["config_json"]), json.loads(attributes["data_json"])
+        settings, data = settings_of(group, place.path), mapping(group, "data_json")
         return Run(
             place=place,
             name=str(attributes["name"]),
@@ -264,21 +264,22 @@ def read_run(place: Place, *kinds: str) -> Run:
             test_reads=int(attributes["test_reads"]),
             digest=str(attributes["digest"]),
             settings=settings,
-            caps=json.loads(attributes["caps_json"]),
+            caps=mapping(group, "caps_json"),
             data=data,
-            provenance=json.loads(attributes["provenance_json"]),
+            provenance=mapping(group, "provenance_json"),
             scores=scores_of(group, settings, data),
         )
 
 
-def copy_run(run: Run, path: Path) -> None:
-    """Write the run alone, as a results.h5 of its own."""
+def copy_run(run: Run, path: Path, *, without: str) -> None:
+    """Write the run alone, as a results.h5 of its own, without one of its groups."""
 
     def fill(file: h5py.File) -> None:
         with run.place.open() as source:
             file.attrs.update(source.attrs)
             for item in source:
                 source.copy(item, file)
+        del file[without]
 
     write_archive(path, fill)
 

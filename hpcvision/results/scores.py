@@ -12,7 +12,7 @@ from hpcvision.results.record import HIGHER_IS_BETTER
 # Facts of a passport that say where and with what a score was computed, not what was computed.
 OF_THE_MACHINE = {"device", "processes", "torch", "precision"}
 # Values that follow from what is compared, and differ with it.
-OF_THE_RESULT = {"description", "seconds_per_image"}
+OF_THE_RESULT = {"description", "seconds_per_image", "reference_classifier_agreement"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Score:
         return next(
             (name for name in self.values if name in ("accuracy", "fid") or "frechet" in name), min(self.values)
         )
+
+    def machine(self) -> dict[str, Any]:
+        """Where and with what it was computed: of times the only thing that counts."""
+        return {name: self.passport.get(name) for name in OF_THE_MACHINE}
 
     def differences(self, other: "Score") -> dict[str, tuple[Any, Any]]:
         """Facts of the two passports that differ and keep the scores from being ranked."""

@@ -68,9 +68,10 @@ class Condition:
                 return [self.value_of(item, facts) for item in items]
             case ast.Compare(left=left, ops=ops, comparators=others):
                 sides = [self.value_of(side, facts) for side in (left, *others)]
+                known = facts is not None and all(dotted(side) in ("", *facts) for side in (left, *others))
                 if any(type(op) not in COMPARISONS for op in ops):
                     raise UserError(f"--where={self.words!r}: use ==, !=, <, <=, >, >= and in; {EXAMPLE}")
-                return facts is not None and all(
+                return known and all(
                     compared(op, one, other) for op, one, other in zip(ops, sides, sides[1:], strict=False)
                 )
             case _ if name := dotted(node):

@@ -2,31 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
-from hpcvision.config import CAPS
-from hpcvision.errors import UserError
+from hpcvision.config import CAPS, flatten
+from hpcvision.errors import CapExceeded, UserError
 from hpcvision.results.digests import broken_seals
-from hpcvision.results.files import reading
-from hpcvision.results.places import Place
-from hpcvision.results.run import Run, Sweep, load_sweep, read_run
+from hpcvision.results.files import DAMAGE, array, reading
+from hpcvision.results.places import Classes, Place, plain
+from hpcvision.results.reader import mapping
+from hpcvision.results.run import Run, load_sweep, read_run
+from hpcvision.results.scores import Score
+from hpcvision.verify.findings import MOST_NAMED, Finding
+from hpcvision.verify.sweeps import verify_sweep
 
-Verdict = Literal["PASS", "FAIL", "SKIP"]
-MOST_NAMED = 5
-"""Of broken datasets and attributes, so many are named."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One claim of an archive and what came of it."""
-
-    verdict: Verdict
-    subject: str
-    words: str
+__all__ = ["Finding", "verify"]
 
 
 def verify(path: Path, *, scores: bool = False) -> Iterator[Finding]:
@@ -40,17 +31,18 @@ def verify(path: Path, *, scores: bool = False) -> Iterator[Finding]:
         broken = broken_seals(file)
     yield seals(broken)
     if kind == "run":
-        yield from verify_run(read_run(Place(path)), scores=scores)
+        yield from verify_run(Place(path), scores=scores)
         return
     sweep = load_sweep(path)
     yield from verify_sweep(sweep)
     passed: dict[str, int] = {}
-    for run in sweep.runs():
-        with run.place.open() as group:
+    for name in sweep.fingerprints:
+        place = Place(path, f"/runs/{name}")
+        with place.open() as group:
             inside = seals(broken_seals(group))
-        for finding in (inside, *verify_run(run, scores=scores)):
+        for finding in (inside, *verify_run(place, scores=scores)):
             if finding.verdict == "FAIL":
-                yield Finding("FAIL", finding.subject, f"{run.fingerprint}: {finding.words}")
+                yield Finding("FAIL", finding.subject, f"{name}: {finding.words}")
             passed[finding.subject] = passed.get(finding.subject, 0) + (finding.verdict == "PASS")
     for subject, count in passed.items():
         if count:
@@ -66,11 +58,16 @@ def seals(broken: list[str]) -> Finding:
     return Finding("FAIL", "hashes", f"changed, missing or added since it was written: {named}{more}")
 
 
-def verify_run(run: Run, *, scores: bool) -> Iterator[Finding]:
-    """The findings about one run; one that cannot be looked into fails."""
+def verify_run(place: Place, *, scores: bool) -> Iterator[Finding]:
+    """The findings about one run; what cannot be looked into fails."""
+    try:
+        run = read_run(place)
+    except UserError as error:
+        yield Finding("FAIL", "caps" if isinstance(error, CapExceeded) else "run", str(error))
+        return
     checks: list[tuple[str, Callable[[Run], Finding]]] = [
         ("parameters", parameters),
-        ("fingerprint", fingerprint),
+        ("settings", settings),
         ("caps", caps),
         ("ledger", ledger),
         ("curves", curves),
@@ -81,16 +78,16 @@ def verify_run(run: Run, *, scores: bool) -> Iterator[Finding]:
 
         checks.append(("scores anew", computed.on_a_split))
         checks.append(("images", computed.of_stored_images))
-        checks += [
-            (f"scores anew {name}", computed.Drawn(name))
-            for name in run.scores
-            if "extractor" in run.scores[name].passport
-        ]
+        drawn = [name for name, score in run.scores.items() if "extractor" in score.passport]
+        checks += [(f"scores anew {name}", computed.Drawn(name)) for name in drawn]
     for subject, check in checks:
         try:
             finding = check(run)
         except UserError as error:
             finding = Finding("FAIL", subject, str(error))
+        except (ZeroDivisionError, *DAMAGE) as error:
+            words = " ".join(str(error).split())[:200]
+            finding = Finding("FAIL", subject, f"cannot be computed from what is stored: {words}")
         yield finding
 
 
@@ -123,12 +120,30 @@ def parameters(run: Run) -> Finding:
     )
 
 
-def fingerprint(run: Run) -> Finding:
-    """The configuration is the one that the run is named after."""
+def settings(run: Run) -> Finding:
+    """The configuration is the one that the run is named after, and the same in both places of the file."""
     found = run.config.fingerprint
-    same = found == run.fingerprint
-    words = f"{found} from the configuration" + ("" if same else f", the file says {run.fingerprint}")
-    return Finding("PASS" if same else "FAIL", "fingerprint", words)
+    if found != run.fingerprint:
+        return Finding("FAIL", "settings", f"fingerprint {found} by the configuration, the file says {run.fingerprint}")
+    if run.steps != run.config.train.steps:
+        return Finding(
+            "FAIL", "settings", f"the file says {run.steps:,} steps, its configuration {run.config.train.steps:,}"
+        )
+    with run.place.open() as group:
+        flat = {key: plain(value) for key, value in group["config"].attrs.items()}
+        stored = flatten(mapping(group, "config_json"))
+    wrong = [
+        key
+        for key in sorted(flat.keys() | stored)
+        if flat.get(key) != ("none" if stored.get(key) is None else stored[key])
+    ]
+    if wrong:
+        return Finding(
+            "FAIL",
+            "settings",
+            f"{wrong[0]} is {flat.get(wrong[0])!r} in /config, {stored.get(wrong[0])!r} in config_json",
+        )
+    return Finding("PASS", "settings", f"fingerprint {found} by the configuration, {len(flat)} settings")
 
 
 def caps(run: Run) -> Finding:
@@ -172,86 +187,56 @@ def curves(run: Run) -> Finding:
 
 
 def stored_scores(run: Run) -> Finding:
-    """Final accuracy and interval are those of the confusion matrix, all scores those of the last evaluation."""
-    finals = {name: score for name, score in run.scores.items() if name in ("test", "validation")}
+    """Scores follow from what they were made of: confusion matrix, last evaluation, the values of sets of seeds."""
+    finals = {name: score for name, score in run.scores.items() if "extractor" not in score.passport}
+    points = run.evaluate
+    if bool(run.test_reads) != bool((points["split"] == "test").any() or any("test" in name for name in run.scores)):
+        return Finding("FAIL", "scores", f"the test split was read {run.test_reads} times, which the scores contradict")
+    if wrong := wrong_means(run):
+        return Finding("FAIL", "scores", wrong)
     if not finals:
         return Finding("SKIP", "scores", "no final scores: the run has not finished")
-    from hpcvision.metrics.accuracy import wilson_interval
-
-    classes, points = run.classes, run.evaluate
+    classes = run.classes
     for split, score in finals.items():
-        if classes is not None:
-            right, count = int(classes.confusion.trace()), int(classes.confusion.sum())
-            known, counted = score.values["accuracy"], (right / count, *wilson_interval(right, count))
-            if not np.allclose(counted, (known.mean, known.low, known.high), atol=1e-9):
-                words = f"{split} accuracy {known.mean:.6f}, confusion matrix {counted[0]:.6f}, or its interval"
-                return Finding("FAIL", "scores", words)
+        if classes is not None and (wrong := wrong_counts(classes, score)):
+            return Finding("FAIL", "scores", f"{split} {wrong}")
         chosen = points[(points["split"] == split) & (points["weights"] == run.headline)]
         last = chosen[chosen["step"] == run.steps]
         for name, value in score.values.items():
-            if len(last) and not math.isclose(float(last[name].iloc[-1]), value.mean, rel_tol=1e-6):
-                words = f"final {split} {name} {value.mean:.6f}, last evaluation {float(last[name].iloc[-1]):.6f}"
+            found = float(last[name].iloc[-1]) if len(last) and name in last else math.nan
+            if not math.isclose(found, value.mean, rel_tol=1e-6):
+                words = f"final {split} {name} {value.mean:.6f}, last evaluation {found:.6f}"
                 return Finding("FAIL", "scores", words)
-    if run.test_reads and "test" not in finals:
-        return Finding("FAIL", "scores", f"the test split was read {run.test_reads} times, but there is no test score")
     by = "the confusion matrix and the last evaluation" if classes is not None else "the last evaluation"
     return Finding("PASS", "scores", f"{' and '.join(finals)} scores agree with {by}")
 
 
-def verify_sweep(sweep: Sweep) -> Iterator[Finding]:
-    """The table says of every run what the run says of itself."""
-    rows: dict[str, Any] = {row["fingerprint"]: row for row in sweep.trials.to_dict("records")}
-    strangers = [name for name in sweep.fingerprints if name not in rows]
-    ended = [name for name, row in rows.items() if row["status"] == "finished" and name not in sweep.fingerprints]
-    if strangers or ended:
-        words = f"{', '.join((strangers + ended)[:MOST_NAMED])} only in one of the table and the runs"
-        yield Finding("FAIL", "trials", words)
-        return
-    for run in sweep.runs():
-        row = rows[run.fingerprint]
-        if (row["parameters"], row["seed"]) != (run.parameters, run.settings["seed"]):
-            yield Finding(
-                "FAIL", "trials", f"{run.fingerprint} has other parameters or another seed than the table says"
-            )
-            return
-        known = objective_of(run, sweep.objective)
-        if row["status"] == "finished" and not math.isclose(row["objective"], known, rel_tol=1e-6):
-            words = f"{run.fingerprint} {sweep.objective} {known:.6f}, the table says {row['objective']:.6f}"
-            yield Finding("FAIL", "trials", words)
-            return
-    words = f"{len(rows)} rows, {len(sweep.fingerprints)} runs; the table says what they say"
-    yield Finding("PASS", "trials", words)
-    yield winner(sweep)
+def wrong_counts(classes: Classes, score: Score) -> str:
+    """What of an accuracy, its interval and those of the classes does not follow from the confusion matrix."""
+    from hpcvision.metrics.accuracy import wilson_interval
+
+    confusion, known = classes.confusion, score.values["accuracy"]
+    right, count = int(confusion.trace()), int(confusion.sum())
+    counted = (right / count, *wilson_interval(right, count))
+    if not np.allclose(counted, (known.mean, known.low, known.high), atol=1e-9):
+        return f"accuracy {known.mean:.6f}, confusion matrix {counted[0]:.6f}, or its interval"
+    sums = confusion.sum(axis=1)
+    there = sums > 0
+    if not np.allclose(confusion.diagonal()[there] / sums[there], classes.accuracy[there], atol=1e-6):
+        return "accuracy of a class is not that of the confusion matrix"
+    return ""
 
 
-def objective_of(run: Run, objective: str) -> float:
-    """The validation score of a finished run's headline weights."""
-    if objective == "frechet":
-        found = [score for name, score in run.scores.items() if "_validation_" in name and "frechet" in score.values]
-        return found[0].values["frechet"].mean if found else math.nan
-    points = run.evaluate
-    chosen = points[(points["split"] == "validation") & (points["weights"] == run.headline)]
-    return float(chosen[objective].iloc[-1]) if len(chosen) else math.nan
-
-
-def winner(sweep: Sweep) -> Finding:
-    """The winner has the best mean over its seeds of all that were trained with as many."""
-    trials = sweep.trials
-    if not sweep.winner:
-        return Finding("SKIP", "winner", "none was chosen")
-    finished = trials[trials["status"] == "finished"]
-    means: dict[str, list[float]] = {}
-    for run in map(sweep.run, finished["fingerprint"]):
-        alike = run.config.model_copy(update={"seed": 0}).fingerprint
-        means.setdefault(alike, []).append(objective_of(run, sweep.objective))
-    chosen = sweep.run(sweep.winner).config.model_copy(update={"seed": 0}).fingerprint
-    most = len(means[chosen])
-    best = (max if sweep.larger_is_better else min)(
-        (name for name in means if len(means[name]) == most), key=lambda name: float(np.mean(means[name]))
-    )
-    mean = float(np.mean(means[chosen]))
-    if not math.isclose(mean, float(np.mean(means[best])), rel_tol=1e-6):
-        return Finding(
-            "FAIL", "winner", f"{sweep.winner} has {mean:.6f}, another one {float(np.mean(means[best])):.6f}"
-        )
-    return Finding("PASS", "winner", f"{sweep.winner} has the best {sweep.objective} of those with {most} seeds")
+def wrong_means(run: Run) -> str:
+    """Which mean or deviation of drawn images' scores does not follow from the values of the sets."""
+    with run.place.open() as group:
+        for name, score in run.scores.items():
+            for key, value in score.values.items() if "extractor" in score.passport else ():
+                values = array(group[f"scores/{name}/{key}"])
+                if not math.isclose(float(values.mean()), value.mean, rel_tol=1e-9):
+                    return f"{name} {key} {value.mean:.6f}, mean of its values {values.mean():.6f}"
+                if len(values) > 1 and not math.isclose(
+                    values.std(ddof=1), value.high - value.mean, rel_tol=1e-6, abs_tol=1e-12
+                ):
+                    return f"{name} {key} has another deviation than its values"
+    return ""

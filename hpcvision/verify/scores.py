@@ -9,9 +9,10 @@ import numpy as np
 
 from hpcvision.config import DiffuseConfig, apply
 from hpcvision.errors import UserError
+from hpcvision.results.files import array
 from hpcvision.results.places import Place
 from hpcvision.results.run import Run, build, copy_run, read_run
-from hpcvision.verify import Finding
+from hpcvision.verify.findings import Finding
 
 if TYPE_CHECKING:
     from hpcvision.data.splits import Split
@@ -66,13 +67,16 @@ def of_stored_images(run: Run) -> Finding:
     from hpcvision.training.scoring import judge_of
 
     judge, rule = judge_of(run.config, torch.device("cpu"))
-    chosen = [images for images in run.samples.values() if "rule" in images.attributes]
-    if judge is None or not chosen or rule not in chosen[0].attributes["rule"]:
+    chosen = [images for images in run.samples.values() if rule and rule in images.attributes.get("rule", "")]
+    if judge is None or not chosen:
         return Finding("SKIP", "images", "no images that were selected by a classifier")
-    with chosen[0].place.open() as group:
-        stored = np.asarray(group["merit"][()])
-    apart = float(np.abs(judge(chosen[0][()], chosen[0].labels) - stored).max())
-    words = f"{len(stored)} selected images, probability of their class anew at most {apart:.1e} from the stored one"
+    apart, count = 0.0, 0
+    for images in chosen:
+        with images.place.open() as group:
+            stored = array(group["merit"])
+        count += len(stored)
+        apart = max(apart, float(np.abs(judge(images[()], images.labels) - stored).max()))
+    words = f"{count} selected images, probability of their class anew at most {apart:.1e} from the stored one"
     return Finding("PASS" if apart < ACCURACY_WITHIN else "FAIL", "images", words)
 
 
@@ -108,14 +112,16 @@ class Drawn:
         }
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "results.h5"
-            copy_run(run, copy)
+            copy_run(run, copy, without=f"scores/{self.name}")
             generate_here(
                 Request(
                     "evaluate", str(copy), str(copy), config.model_dump(mode="json"), [passport["weights"]], options
                 ),
                 None,
             )
-            found = read_run(Place(copy)).scores[self.name]
+            found = read_run(Place(copy)).scores.get(self.name)
+        if found is None:
+            return Finding("FAIL", subject, "drawn again with its passport, it gets another name")
         compared = [name for name in stored.values if name == stored.main or name == "kernel_distance"]
         good = all(
             math.isclose(found.values[name].mean, stored.values[name].mean, rel_tol=RELATIVE_WITHIN, abs_tol=1e-4)

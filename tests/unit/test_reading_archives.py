@@ -144,7 +144,7 @@ def test_values_that_lie_in_another_file_are_not_read(archive):
         del file["train/loss"]
         stored = [(str(archive.parent / "raw.bin"), 0, 320)]
         file.create_dataset("train/loss", (40,), "f8", external=stored)
-    with pytest.raises(UserError, match="keeps its values in another file"):
+    with pytest.raises(UserError, match="keeps the values of /train/loss in another file; such are refused"):
         _ = load(archive).train
 
 
@@ -286,3 +286,107 @@ def test_scores_of_drawn_images_are_read_with_their_spread(archive):
     value = load(archive).scores["drawn"].values["frechet"]
     assert (value.mean, value.low, value.high, value.higher_is_better) == (2.0, 1.0, 3.0, False)
     assert load(archive).scores["drawn"].passport == {"extractor": "x", "steps": 5}
+
+
+def test_values_in_other_files_are_neither_hashed_nor_merged(archive, tmp_path):
+    (tmp_path / "raw.bin").write_bytes(b"secret!!" * 40)
+    with h5py.File(archive, "r+") as file:
+        file.create_dataset("more", (40,), "f8", external=[(str(tmp_path / "raw.bin"), 0, 320)])
+        layout = h5py.VirtualLayout((40,), "f8")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", (40,))
+    for use in (lambda: list(verify(archive)), lambda: merge([archive], tmp_path / "all.h5")):
+        with pytest.raises(UserError, match="keeps the values of /more in another file"):
+            use()
+    with h5py.File(archive, "r+") as file:
+        del file["more"]
+        file.create_virtual_dataset("more", layout)
+    with pytest.raises(UserError, match="keeps the values of /more in another file"):
+        load(archive)
+
+
+def test_a_second_name_for_an_object_is_refused(archive):
+    with h5py.File(archive, "r+") as file:
+        file["samples/better"] = file["samples/random"]
+    with pytest.raises(UserError, match="one object under two names"):
+        load(archive)
+
+
+@pytest.mark.parametrize("size", [0, 2**62, 24])
+def test_a_wrong_size_in_a_heap_of_texts_is_told_and_not_searched_for_ever(size, archive):
+    content = bytearray(archive.read_bytes())
+    start = content.find(b"GCOL\x01\0\0\0")
+    content[start + 24 : start + 32] = size.to_bytes(8, "little")
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged \(the texts in it cannot be read\)"):
+        load(archive)
+
+
+def test_one_broken_run_of_a_sweep_does_not_keep_the_others_from_being_merged(tmp_path):
+    path = Path(shutil.copy(STORED / "format1_sweep.h5", tmp_path / "sweep.h5"))
+    with h5py.File(path, "r+") as file:
+        name = sorted(file["runs"])[0]
+        place = file[f"runs/{name}/samples/random/images"].id.get_chunk_info(3).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place + 12] ^= 255
+    path.write_bytes(content)
+    kept, _, refused = merge([path], tmp_path / "all.h5")
+    assert kept == 1
+    assert "samples/random/images cannot be read" in refused[0][1]
+
+
+def test_a_merge_replaces_no_run_and_takes_paths_that_are_no_text(archive, tmp_path):
+    with pytest.raises(UserError, match="is there and no sweep, so it is not replaced"):
+        merge([STORED / "format1_sweep.h5"], archive)
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    shutil.copy(archive, folder / "results.h5")
+    merge([folder / "results.h5"], tmp_path / "all.h5")
+    merge([archive], tmp_path / "all.h5")
+    assert load_sweep(tmp_path / "all.h5").search == "merged"
+
+
+def test_of_two_finished_copies_the_one_with_more_scores_is_merged(archive, tmp_path):
+    shutil.copy(archive, tmp_path / "plain.h5")
+    add_scores(archive, {"drawn": Score({"frechet": [1.0]}, {"extractor": "x"})}, reads_test=False)
+    merge([tmp_path / "plain.h5", archive], tmp_path / "all.h5")
+    (run,) = load_sweep(tmp_path / "all.h5").runs()
+    assert "drawn" in run.scores
+
+
+def test_weights_of_another_byte_order_make_the_same_model(archive):
+    images = torch.rand(3, 3, 28, 28)
+    with torch.no_grad():
+        expected = load_model(archive)(images)
+    with h5py.File(archive, "r+") as file:
+        for name, item in dict(file["weights/raw"].items()).items():
+            values, description = item[()], item.attrs["description"]
+            del file["weights/raw"][name]
+            file["weights/raw"].create_dataset(name, data=values.astype(">f4")).attrs["description"] = description
+    with torch.no_grad():
+        assert torch.equal(load_model(archive)(images), expected)
+
+
+def test_settings_that_are_younger_than_a_file_have_the_values_they_had(archive):
+    with h5py.File(archive, "r+") as file:
+        settings = json.loads(file.attrs["config_json"])
+        del settings["train"]["cuda_graph"]
+        file.attrs["config_json"] = json.dumps(settings)
+    assert load(archive).settings["train"]["cuda_graph"] is True
+    assert read_summary(archive).config["train"]["cuda_graph"] is True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.attrs.__setitem__("config_json", "[1]"),
+        lambda file: file.attrs.__setitem__("data_json", "[]"),
+        lambda file: file.attrs.__setitem__("provenance_json", "3"),
+        lambda file: file["train"].__delitem__("loss"),
+        lambda file: file["train"].__delitem__("step"),
+    ],
+)
+def test_a_file_that_lacks_something_is_one_line(change, archive):
+    with h5py.File(archive, "r+") as file:
+        change(file)
+    with pytest.raises(UserError, match="is damaged"):
+        _ = load(archive).train

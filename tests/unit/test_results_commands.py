@@ -237,3 +237,60 @@ def test_the_same_noise_of_several_runs_is_laid_side_by_side(call, runs):
     code, _, err = call("gallery", runs / "run-0", runs / "run-1", "-o", "noise.png")
     assert code == 2
     assert "was drawn from other seeds or classes" in err
+
+
+def test_a_run_that_lacks_something_does_not_end_the_list(call, runs):
+    with h5py.File(runs / "run-1" / "results.h5", "r+") as file:
+        del file["scores/test"].attrs["accuracy_low"]
+    with h5py.File(runs / "run-2" / "results.h5", "r+") as file:
+        file.attrs["config_json"] = "[1]"
+    code, out, err = call("results", "list", runs)
+    assert code == 2
+    assert listed(out) == ["run-0", "run-1", "run-2"]
+    assert out.count("unreadable") == 2
+    assert err.count("\n") == 2
+
+
+def test_a_merged_file_and_the_folder_of_a_sweep_are_listed(call, tmp_path):
+    folder = tmp_path / "a-sweep"
+    folder.mkdir()
+    shutil.copy(STORED / "format1_sweep.h5", folder / "sweep.h5")
+    shutil.copy(STORED / "format1_run.h5", folder / "run.h5")
+    code, out, _ = call("results", "list", folder, "--sort", "name")
+    assert code == 0
+    assert sorted(listed(out)) == ["run.h5", "sweep.h5"]
+
+
+def test_words_of_a_file_are_not_taken_for_markup(call, tmp_path):
+    path = Path(shutil.copy(STORED / "format1_run.h5", tmp_path / "a.h5"))
+    with h5py.File(path, "r+") as file:
+        file["ledger/reason"][0] = "killed [/run/x]"
+        file["scores"].move("features_test_ema_ddim_5", "x[b]_test")
+    code, out, _ = call("results", "show", path)
+    assert code == 0
+    assert "killed [/run/x]" in out
+    assert "x[b]_test frechet" in out
+    assert call("results", "verify", path, "--scores")[0] == 1
+
+
+def test_compare_ranks_no_number_that_is_none_and_no_times_of_other_machines(call, runs):
+    with h5py.File(runs / "run-0" / "results.h5", "r+") as file:
+        file["scores/test"].attrs["loss"] = np.nan
+    for name, device, seconds in (("run-0", "cpu", 0.2), ("run-1", "cuda", 0.01)):
+        score = Score({"frechet": [1.0, 2.0], "seconds_per_image": [seconds] * 2}, {"extractor": "x", "device": device})
+        add_scores(runs / name / "results.h5", {"x": score}, reads_test=False)
+    _, out, _ = call("results", "compare", runs / "run-0", runs / "run-1")
+    assert "; not ranked, as one is no number" in out
+    assert "seconds per image" not in out
+    assert "frechet: A 1.5000" in out
+
+
+def test_an_export_never_takes_the_place_of_an_archive_and_keeps_every_digit(call, tmp_path):
+    path = Path(shutil.copy(STORED / "format1_run.h5", tmp_path / "a.h5"))
+    with h5py.File(path, "r+") as file:
+        file["train/seconds"][0] = 1.2345678901234567e-11
+    code, _, err = call("results", "export", path, "--csv", "-o", path)
+    assert code == 2
+    assert "would be taken for an archive" in err
+    _, out, _ = call("results", "export", path, "--json")
+    assert json.loads(out)[0]["seconds"] == 1.2345678901234567e-11

@@ -31,7 +31,7 @@ def sealed_again(path, change, group="/"):
         change(file[group])
         for place in {group, "/"}:
             del file[place][digests.TABLE]
-            del file[place].attrs["digest"]
+            file[place].attrs.pop("digest")
         for place in sorted({group, "/"}, reverse=True):
             digests.seal(file[place])
 
@@ -106,7 +106,38 @@ CHANGES = {
         "parameters",
         "ema weights are not all finite",
     ),
-    "another configuration": (set_config("optim.learning_rate", 0.5), "fingerprint", "the file says 09562fc82d9f"),
+    "another configuration": (set_config("optim.learning_rate", 0.5), "settings", "the file says 09562fc82d9f"),
+    "another setting to look at": (
+        set_attribute("optim.learning_rate", 0.5, "config"),
+        "settings",
+        "optim.learning_rate is 0.5 in /config, 0.001 in config_json",
+    ),
+    "fewer steps than were made": (
+        set_attribute("steps", 1),
+        "settings",
+        "the file says 1 steps, its configuration 40",
+    ),
+    "a test split that nobody read": (
+        set_attribute("test_reads", 0),
+        "scores",
+        "read 0 times, which the scores contradict",
+    ),
+    "a last evaluation that is not there": (set_value("evaluate/step", 4, 39), "scores", "last evaluation nan"),
+    "a better mean": (
+        set_attribute("mean", 0.01, "scores/features_test_ema_ddim_5/frechet"),
+        "scores",
+        "features_test_ema_ddim_5 frechet 0.010000, mean of its values 2.500000",
+    ),
+    "a smaller deviation": (
+        set_attribute("standard_deviation", 0.01, "scores/features_test_ema_ddim_5/frechet"),
+        "scores",
+        "frechet has another deviation than its values",
+    ),
+    "better classes": (set_value("classes/accuracy", 3, 1.0), "scores", "accuracy of a class is not that"),
+    "no images at all": (set_value("classes/confusion", ..., 0), "scores", "cannot be computed from what is stored"),
+    "a column that is gone": (lambda file: file["ledger"].__delitem__("to_step"), "ledger", "lacks to_step"),
+    "a model that cannot be": (set_config("model.width", 1e9), "parameters", ""),
+    "a file over its caps": (set_attribute("parameters", 200_000), "caps", "has 200,000 parameters"),
     "another width": (set_config("model.width", 1.0), "parameters", "weights do not fit addnist_cnn: features.0.bias"),
     "other caps": (set_attribute("caps_json", '{"parameters": 200000, "steps": 10000}'), "caps", "200000"),
     "a better accuracy": (
@@ -135,6 +166,45 @@ def test_the_table_of_a_sweep_is_held_against_its_runs(tmp_path):
     assert failed(path) == {}
     sealed_again(path, set_value("trials/objective", 1, 0.99))
     assert "the table says 0.990000" in failed(path)["trials"]
+
+
+def test_a_winner_that_is_none_of_the_trials_is_found_and_the_runs_are_still_looked_at(tmp_path):
+    path = Path(shutil.copy(STORED / "format1_sweep.h5", tmp_path / "sweep.h5"))
+    sealed_again(path, set_attribute("winner", "nobody"))
+    findings = {finding.subject: finding for finding in verify(path)}
+    assert findings["winner"].words == "nobody is none of the finished trials"
+    assert findings["ledger"].words == "2 of 2 runs"
+
+
+def test_a_run_of_a_sweep_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    path = Path(shutil.copy(STORED / "format1_sweep.h5", tmp_path / "sweep.h5"))
+    with h5py.File(path) as file:
+        name = sorted(file["runs"])[0]
+    sealed_again(path, lambda group: group.attrs.__delitem__("parameters"), f"/runs/{name}")
+    findings = list(verify(path))
+    assert [finding.subject for finding in findings if finding.words.startswith(name)] == ["run"]
+    assert ("PASS", "ledger", "1 of 2 runs") in [(f.verdict, f.subject, f.words) for f in findings]
+
+
+@pytest.mark.parametrize("where", ["digests", "digests/path", "digests/sha256"])
+def test_the_table_of_hashes_cannot_be_added_to(where, stored):
+    with h5py.File(stored, "r+") as file:
+        file[where].attrs["note"] = "x"
+    assert f"{where}@note" in failed(stored)["hashes"]
+    with h5py.File(stored, "r+") as file:
+        file["digests/more"] = [1]
+    assert "digests/more" in failed(stored)["hashes"]
+
+
+def test_a_dataset_that_cannot_be_decompressed_is_named_and_the_rest_is_verified(stored):
+    with h5py.File(stored) as file:
+        place = file["samples/random/images"].id.get_chunk_info(3).byte_offset
+    content = bytearray(stored.read_bytes())
+    content[place + 12] ^= 255
+    stored.write_bytes(content)
+    findings = list(verify(stored))
+    assert "samples/random/images" in findings[0].words
+    assert [finding.verdict for finding in findings[1:]] == ["PASS"] * 6
 
 
 def test_a_broken_run_inside_a_sweep_is_named(tmp_path):

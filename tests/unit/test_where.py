@@ -17,7 +17,16 @@ TRUE = [
     "accuracy > 0.9 or seed == 3",
     'name == "a b"',
 ]
-FALSE = ["accuracy > 0.7", "frechet < 3", 'seed > "x"', "seed not in (1, 3)", "not finished", "5 < missing < 9"]
+FALSE = [
+    "accuracy > 0.7",
+    "frechet < 3",
+    'seed > "x"',
+    "seed not in (1, 3)",
+    "not finished",
+    "5 < missing < 9",
+    "missing != 0.1",
+    "missing not in [1, 2]",
+]
 WRONG = [
     "__import__('os').system('true')",
     "accuracy >",
