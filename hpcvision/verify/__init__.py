@@ -38,8 +38,11 @@ def verify(path: Path, *, scores: bool = False) -> Iterator[Finding]:
     passed: dict[str, int] = {}
     for name in sweep.fingerprints:
         place = Place(path, f"/runs/{name}")
-        with place.open() as group:
-            inside = seals(broken_seals(group))
+        try:
+            with place.open() as group:
+                inside = seals(broken_seals(group))
+        except UserError as error:
+            inside = Finding("FAIL", "hashes", str(error))
         for finding in (inside, *verify_run(place, scores=scores)):
             if finding.verdict == "FAIL":
                 yield Finding("FAIL", finding.subject, f"{name}: {finding.words}")

@@ -8,8 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcvision.results import digests
+from hpcvision.config.catalogue import load_job
+from hpcvision.results import digests, load
+from hpcvision.results.record import Score
+from hpcvision.results.writer import add_scores, write_results
 from hpcvision.verify import verify
+from hpcvision.verify.scores import Drawn
 
 STORED = Path(__file__).parents[1] / "data"
 
@@ -216,3 +220,44 @@ def test_a_broken_run_inside_a_sweep_is_named(tmp_path):
     with h5py.File(path, "r+") as file:
         file[f"runs/{name}/train/loss"][0] = 7
     assert f"runs/{name}/train/loss" in next(verify(path)).words
+
+
+@pytest.mark.parametrize(
+    "name, frechet, verdict",
+    [("cifar100_features_x", 2.0, "PASS"), ("cifar100_features_x", 2.1, "FAIL"), ("another", 2.0, "FAIL")],
+)
+def test_a_score_of_drawn_images_is_held_against_one_drawn_again_and_never_against_itself(
+    name, frechet, verdict, make_record, tmp_path, monkeypatch
+):
+    """The drawing itself, which takes minutes, is a fake here that writes what it is told to."""
+    config = load_job("cifar100_ddpm_convnext")
+    passport = {
+        "extractor": "cifar100_features",
+        "sampler": "ddim",
+        "steps": 5,
+        "guidance_scale": 1.0,
+        "eta": 0.5,
+        "weights": "ema",
+        "images": 600,
+        "sets_of_seeds": 1,
+        "first_seed": 7,
+        "reference": "test",
+    }
+    record = make_record(config=config.model_dump(mode="json"), fingerprint=config.fingerprint, scores={})
+    write_results(tmp_path / "a.h5", record)
+    stored = {"cifar100_features_x": Score({"frechet": [2.0], "kernel_distance": [0.1]}, passport)}
+    add_scores(tmp_path / "a.h5", stored, reads_test=False)
+    asked = []
+
+    def draw(request, _processes):
+        asked.append(request)
+        again = Score({"frechet": [frechet], "kernel_distance": [0.1]}, passport)
+        add_scores(Path(request.output), {name: again}, reads_test=False)
+
+    monkeypatch.setattr("hpcvision.launch.generate.generate_here", draw)
+    found = Drawn("cifar100_features_x")(load(tmp_path / "a.h5"))
+    assert found.verdict == verdict, found.words
+    (request,) = asked
+    assert request.archive != str(tmp_path / "a.h5")
+    assert (request.config["sample"]["eta"], request.config["sample"]["steps"]) == (0.5, 5)
+    assert (request.options["seed"], request.options["images"], request.weights) == (7, 600, ["ema"])
