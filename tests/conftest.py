@@ -116,3 +116,48 @@ def make_record(config):
         return Record(**fields | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_sweep():
+    """A function that writes a sweep.h5 of (overrides, objective) pairs; keyword arguments replace a column's values.
+
+    Without archives the trials are stopped ones that have left no run.
+    """
+    from hpcvision.results.sweeps import Trial, write_sweep
+
+    def make(path, pairs, *, archives=None, facts=None, **columns):
+        rows = [
+            {
+                "label": f"trial {number}",
+                "fingerprint": f"{number:012x}",
+                "status": "finished" if archives else "stopped",
+                "parameters": 958_417 + number,
+                "steps": 1000,
+                "seed": 0,
+                "role": "trial",
+                "objective": objective,
+                "reason": "",
+                "overrides": overrides,
+                "archive": archives[number] if archives else path.with_name("missing.h5"),
+            }
+            | {name: values[number] for name, values in columns.items()}
+            for number, (overrides, objective) in enumerate(pairs)
+        ]
+        write_sweep(
+            path,
+            name="some",
+            base={},
+            fingerprint="0" * 12,
+            caps={"parameters": 1_000_000, "steps": 50_000},
+            provenance={},
+            objective="accuracy",
+            larger_is_better=True,
+            trials=[Trial(**row) for row in rows],
+            rungs=[],
+            expected_best=[],
+            facts=facts or {},
+        )
+        return path
+
+    return make

@@ -271,15 +271,16 @@ def read_run(place: Place, *kinds: str) -> Run:
         )
 
 
-def copy_run(run: Run, path: Path, *, without: str) -> None:
-    """Write the run alone, as a results.h5 of its own, without one of its groups."""
+def copy_run(run: Run, path: Path, *, without: str | None = None) -> None:
+    """Write the run alone, as a results.h5 of its own, perhaps without one of its groups."""
 
     def fill(file: h5py.File) -> None:
         with run.place.open() as source:
             file.attrs.update(source.attrs)
             for item in source:
                 source.copy(item, file)
-        del file[without]
+        if without:
+            del file[without]
 
     write_archive(path, fill)
 

@@ -12,7 +12,7 @@ import pytest
 
 from hpcvision.report.page import LARGEST, write_page
 from hpcvision.results.record import Samples
-from hpcvision.results.sweeps import Trial, write_sweep
+from hpcvision.results.run import copy_run, load_sweep
 from hpcvision.results.writer import write_results
 
 pytestmark = pytest.mark.browser
@@ -60,56 +60,33 @@ def opened(browser, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory):
-    """A sweep of 500 trials, 20 of them with their runs."""
+def many(tmp_path_factory, make_sweep):
+    """A sweep of 500 trials, two of them with their runs."""
     folder = tmp_path_factory.mktemp("many")
-    with h5py.File(STORED / "format1_sweep.h5") as file:
-        names = list(file["runs"])
-        for number in range(20):
-            with h5py.File(folder / f"{number}.h5", "w") as one:
-                source = file[f"runs/{names[number % 2]}"]
-                one.attrs.update(source.attrs)
-                for item in source:
-                    source.copy(item, one)
+    stored = load_sweep(STORED / "format1_sweep.h5")
+    archives = [folder / f"{number}.h5" for number in range(500)]
+    for run, archive in zip(stored.runs(), archives, strict=False):
+        copy_run(run, archive)
     random = np.random.default_rng(0)
-    trials = [
-        Trial(
-            label=f"trial {number}",
-            fingerprint=names[number] if number < 2 else f"{number:012x}",
-            status="finished" if number < 2 else "stopped",
-            parameters=int(random.integers(10_000, 100_000)),
-            steps=1000,
-            seed=0,
-            role="trial",
-            objective=float(random.uniform()),
-            reason="" if number < 2 else "among the others at step 1,000",
-            overrides={
+    pairs = [
+        (
+            {
                 "optim.learning_rate": float(10 ** random.uniform(-5, -1)),
                 "optim.schedule": str(random.choice(["cosine", "linear", "constant"])),
             },
-            archive=folder / f"{number}.h5",
+            float(random.uniform()),
         )
-        for number in range(500)
+        for _ in range(500)
     ]
-    for trial in trials[20:]:
-        assert not trial.archive.exists()
-    for trial in trials[2:20]:
-        trial.archive.unlink()
-    write_sweep(
+    return make_sweep(
         folder / "sweep.h5",
-        name="many",
-        base={},
-        fingerprint="0" * 12,
-        caps={"parameters": 100_000, "steps": 10_000},
-        provenance={},
-        objective="accuracy",
-        larger_is_better=True,
-        trials=trials,
-        rungs=[],
-        expected_best=[],
-        facts={"winner": names[0]},
+        pairs,
+        archives=archives,
+        facts={"winner": stored.fingerprints[0]},
+        fingerprint=[*stored.fingerprints, *(f"{number:012x}" for number in range(2, 500))],
+        status=["finished"] * 2 + ["stopped"] * 498,
+        parameters=random.integers(10_000, 100_000, 500).tolist(),
     )
-    return folder / "sweep.h5"
 
 
 def column(browser, heading):
@@ -308,41 +285,6 @@ def test_a_page_about_10000_samples_stays_below_5_megabytes_and_says_what_it_sho
     assert "64 of 10000; not chosen: consecutive seeds; ddim, 5 steps, raw weights" in browser.page_source
 
 
-def trials_of(path, overrides, objectives):
-    """A sweep of trials without runs."""
-    trials = [
-        Trial(
-            label=f"trial {number}",
-            fingerprint=f"{number:012x}",
-            status="stopped",
-            parameters=958_417 + number,
-            steps=1000,
-            seed=0,
-            role="trial",
-            objective=objective,
-            reason="",
-            overrides=turned,
-            archive=path.with_name("missing.h5"),
-        )
-        for number, (turned, objective) in enumerate(zip(overrides, objectives, strict=True))
-    ]
-    write_sweep(
-        path,
-        name="few",
-        base={},
-        fingerprint="0" * 12,
-        caps={"parameters": 1_000_000, "steps": 50_000},
-        provenance={},
-        objective="accuracy",
-        larger_is_better=True,
-        trials=trials,
-        rungs=[],
-        expected_best=[],
-        facts={},
-    )
-    return path
-
-
 def every_word_of(browser, figure):
     """What a chart tells while the mouse goes all over it."""
     code = """
@@ -357,23 +299,23 @@ def every_word_of(browser, figure):
     return browser.execute_script(code, figure)
 
 
-def test_the_mouse_reaches_every_trial_also_those_of_one_column(opened, tmp_path):
+def test_the_mouse_reaches_every_trial_also_those_of_one_column(opened, make_sweep, tmp_path):
     overrides = [{"model.width": 0.5 if number < 4 else 1.0} for number in range(8)]
-    browser = opened(trials_of(tmp_path / "sweep.h5", overrides, [0.1 * number for number in range(8)]))
+    browser = opened(make_sweep(tmp_path / "sweep.h5", [(turned, 0.1 * n) for n, turned in enumerate(overrides)]))
     told = every_word_of(browser, browser.find_element("css selector", ".chart"))
     assert {words.partition(":")[0] for words in told} == {f"trial {number}" for number in range(8)}
     assert "trial 7: model.width 1, stopped 0.7" in told
 
 
-def test_counts_are_told_to_the_last_digit(opened, tmp_path):
-    browser = opened(trials_of(tmp_path / "sweep.h5", [{"model.width": 1.0}] * 3, [0.1, 0.2, 0.3]))
+def test_counts_are_told_to_the_last_digit(opened, make_sweep, tmp_path):
+    browser = opened(make_sweep(tmp_path / "sweep.h5", [({"model.width": 1.0}, 0.1 * n) for n in range(3)]))
     (figure,) = browser.find_elements("xpath", "//figure[figcaption[contains(., 'against parameters')]]")
     assert any("parameters 958,419," in words for words in every_word_of(browser, figure))
 
 
-def test_values_that_differ_by_rounding_alone_do_not_stop_the_page(opened, tmp_path):
-    values = [0.1 * 3, 0.3, 0.3]
-    browser = opened(trials_of(tmp_path / "sweep.h5", [{"ema.beta": value} for value in values], [0.1, 0.2, 0.2]))
+def test_values_that_differ_by_rounding_alone_do_not_stop_the_page(opened, make_sweep, tmp_path):
+    pairs = [({"ema.beta": 0.1 * 3}, 0.1), ({"ema.beta": 0.3}, 0.2), ({"ema.beta": 0.3}, 0.2)]
+    browser = opened(make_sweep(tmp_path / "sweep.h5", pairs))
     assert len(browser.find_elements("css selector", ".chart circle")) >= 6
 
 
@@ -384,15 +326,15 @@ def test_a_single_evaluation_is_a_visible_point(opened, make_record, tmp_path):
     assert len(figure.find_elements("css selector", "circle.c1")) >= 1
 
 
-def test_the_filter_does_not_join_the_words_of_two_cells(opened, tmp_path):
-    browser = opened(trials_of(tmp_path / "sweep.h5", [{"model.width": 1.0}] * 3, [0.1, 0.2, 0.3]))
+def test_the_filter_does_not_join_the_words_of_two_cells(opened, make_sweep, tmp_path):
+    browser = opened(make_sweep(tmp_path / "sweep.h5", [({"model.width": 1.0}, 0.1 * n) for n in range(3)]))
     browser.find_element("css selector", "input[type=search]").send_keys("stopped958")
     assert column(browser, "label") == []
 
 
-def test_names_of_settings_below_a_chart_do_not_run_into_each_other(opened, tmp_path):
-    overrides = [{"optim.schedule": f"a rather long name number {number}"} for number in range(12)]
-    browser = opened(trials_of(tmp_path / "sweep.h5", overrides, [0.1] * 12))
+def test_names_of_settings_below_a_chart_do_not_run_into_each_other(opened, make_sweep, tmp_path):
+    pairs = [({"optim.schedule": f"a rather long name number {number}"}, 0.1) for number in range(12)]
+    browser = opened(make_sweep(tmp_path / "sweep.h5", pairs))
     code = """
         const ticks = [...arguments[0].querySelectorAll(".tick")].map((text) => text.getBoundingClientRect());
         return ticks.map((box) => [box.left, box.right]);

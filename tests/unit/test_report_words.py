@@ -16,7 +16,6 @@ from hpcvision.report.again import sweep_command, training_command
 from hpcvision.report.page import write_page
 from hpcvision.results import load, load_sweep
 from hpcvision.results.merge import merge
-from hpcvision.results.sweeps import Trial, write_sweep
 from hpcvision.results.writer import write_results
 
 STORED = Path(__file__).parents[1] / "data"
@@ -80,54 +79,20 @@ def test_a_merged_sweep_claims_no_selection_and_no_command(archive, tmp_path):
     assert sweep_command(load_sweep(STORED / "format1_sweep.h5")) == "# of a sweep file of its own, stored.py"
 
 
-def sweep_of(turned, path, name="some"):
-    """A sweep of trials without runs, with these settings."""
-    trials = [
-        Trial(
-            label=f"trial {number}",
-            fingerprint=f"{number:012x}",
-            status="stopped",
-            parameters=1000 + number,
-            steps=10,
-            seed=0,
-            role="trial",
-            objective=0.1 * number,
-            reason="",
-            overrides=overrides,
-            archive=path.with_name("missing.h5"),
-        )
-        for number, overrides in enumerate(turned)
-    ]
-    write_sweep(
-        path,
-        name=name,
-        base={},
-        fingerprint="0" * 12,
-        caps={"parameters": 100_000, "steps": 10_000},
-        provenance={},
-        objective="accuracy",
-        larger_is_better=True,
-        trials=trials,
-        rungs=[],
-        expected_best=[],
-        facts={},
-    )
-    return path
-
-
 def charts(text):
     """Label of the horizontal axis -> what the page's script draws."""
     found = [json.loads(part) for part in re.findall(r'<script type="application/json">(.*?)</script>', text)]
     return {spec["x"]: spec for spec in found}
 
 
-def test_settings_of_any_kind_are_drawn_with_every_trial(tmp_path):
+def test_settings_of_any_kind_are_drawn_with_every_trial(make_sweep, tmp_path):
     turned = [
         {"optim.nesterov": True, "optim.gradient_clip": None, "optim.learning_rate": 1e-5, "optim.schedule": "cosine"},
         {"optim.nesterov": False, "optim.gradient_clip": 1.0, "optim.learning_rate": 1e-1},
         {"optim.nesterov": True, "optim.gradient_clip": 0.5, "optim.learning_rate": 1e-3, "optim.schedule": "linear"},
     ]
-    page = write_page([sweep_of(turned, tmp_path / "sweep.h5")], tmp_path / "a.html").read_text()
+    sweep = make_sweep(tmp_path / "sweep.h5", zip(turned, [0.0, 0.1, 0.2], strict=True))
+    page = write_page([sweep], tmp_path / "a.html").read_text()
     drawn = charts(page)
     assert all(len(drawn[key]["series"][0]["x"]) == 3 for key in turned[0])
     assert drawn["optim.nesterov"]["ticks"] == ["False", "True"]
@@ -137,8 +102,8 @@ def test_settings_of_any_kind_are_drawn_with_every_trial(tmp_path):
     assert "0 at cosine to 0.2 at linear" in page
 
 
-def test_a_sweep_without_a_trial_makes_a_page(tmp_path):
-    text = write_page([sweep_of([], tmp_path / "sweep.h5")], tmp_path / "a.html").read_text()
+def test_a_sweep_without_a_trial_makes_a_page(make_sweep, tmp_path):
+    text = write_page([make_sweep(tmp_path / "sweep.h5", [])], tmp_path / "a.html").read_text()
     assert "0 runs, objective validation accuracy" in text
 
 

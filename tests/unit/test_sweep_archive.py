@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hpcvision.results.digests import broken_seals
-from hpcvision.results.sweeps import Trial, write_sweep
 from hpcvision.results.writer import write_results
 
 COUNT = 500
@@ -17,49 +16,21 @@ PARAMETERS = 97_584
 
 @pytest.mark.long
 def test_500_classifiers_at_the_cap_make_an_archive_within_a_minute_that_is_smaller_than_a_gigabyte(
-    make_record, tmp_path
+    make_record, make_sweep, tmp_path
 ):
     random = np.random.default_rng(0)
     weights = {kind: {"weight": random.standard_normal(PARAMETERS, dtype=np.float32)} for kind in ("raw", "ema")}
     points = {"learning_rate": 0.1, "seconds": 1.0, "images_per_second": 900.0, "loss": 1.0, "accuracy": 0.5}
     train = [{"step": step} | points for step in range(50, 10_001, 50)]
     write_results(tmp_path / "first.h5", make_record(weights=weights, train=train, parameters=PARAMETERS))
-    trials = []
-    for number in range(COUNT):
-        archive = tmp_path / f"{number}.h5"
+    archives = [tmp_path / f"{number}.h5" for number in range(COUNT)]
+    for archive in archives:
         shutil.copy(tmp_path / "first.h5", archive)
         with h5py.File(archive, "r+") as file:
             file["weights/raw/weight"][...] = random.standard_normal(PARAMETERS, dtype=np.float32)
-        trials.append(
-            Trial(
-                label=f"trial {number + 1}",
-                fingerprint=f"{number:012x}",
-                status="finished",
-                parameters=PARAMETERS,
-                steps=10_000,
-                seed=0,
-                role="trial",
-                objective=number / COUNT,
-                reason="",
-                overrides={"optim.learning_rate": 0.001 * number},
-                archive=archive,
-            )
-        )
+    pairs = [({"optim.learning_rate": 0.001 * number}, number / COUNT) for number in range(COUNT)]
     began = time.monotonic()
-    write_sweep(
-        tmp_path / "sweep.h5",
-        name="many",
-        base={},
-        fingerprint="0" * 12,
-        caps={"parameters": 100_000, "steps": 10_000},
-        provenance={},
-        objective="accuracy",
-        larger_is_better=True,
-        trials=trials,
-        rungs=[],
-        expected_best=[],
-        facts={},
-    )
+    make_sweep(tmp_path / "sweep.h5", pairs, archives=archives)
     assert time.monotonic() - began < 60
     assert (tmp_path / "sweep.h5").stat().st_size < 10**9
     with h5py.File(tmp_path / "sweep.h5") as file:
