@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TESTCLUSTER = ROOT / "slurm/testcluster"
 FOLDER = Path(os.environ.get("HPCVISION_TESTCLUSTER", "/var/lib/hpcvision-testcluster"))
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE")
-PATIENCE = 240.0
+PATIENCE = 480.0  # seconds; two runs of 8,000 steps with a limit of a minute took more than 240 on a slow machine
 
 # No BatchNorm and one thread: the same on any number of processes.
 JOB = """
