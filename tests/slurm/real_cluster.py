@@ -6,7 +6,9 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import h5py
 
@@ -16,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TESTCLUSTER = ROOT / "slurm/testcluster"
 FOLDER = Path(os.environ.get("HPCVISION_TESTCLUSTER", "/var/lib/hpcvision-testcluster"))
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE")
-PATIENCE = 480.0  # seconds; two runs of 8,000 steps with a limit of a minute took more than 240 on a slow machine
+PATIENCE = 480.0  # seconds; the slowest test waits for about 150 of them
 
 # No BatchNorm and one thread: the same on any number of processes.
 JOB = """
@@ -106,6 +108,29 @@ class Cluster:
     def reached(self, step: int) -> bool:
         """True when the journal of the only run tells of that step."""
         return any(event.get("step", 0) >= step for run in self.runs() for event in read_journal(run.log))
+
+
+@cache
+def steps_in(seconds: float) -> int:
+    """About as many steps of the job, 96 images each, as this machine takes in that time.
+
+    With fixed numbers of steps a slow machine needed twice the time limits that the tests count on.
+    """
+    with TemporaryDirectory() as folder:
+        Path(folder, "plain.py").write_text(JOB)
+        words = ["plain.py", "train.steps=800", "train.global_batch_size=96", "--processes", "1", "--runs", "."]
+        train_here(Path(folder), *words)
+        (path,) = Path(folder).glob("*/results.h5")
+        with h5py.File(path) as file:
+            first, last = file["train/seconds"][[1, -1]]
+            step, steps = file["train/step"][[1, -1]]
+    return int(seconds * (steps - step) / (last - first)) // 100 * 100
+
+
+def train_here(folder: Path, *words: str) -> None:
+    """`hpcvision train WORDS` in the folder, on one thread and without Slurm."""
+    command = [ROOT / ".venv/bin/hpcvision", "train", *words]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def administer(*words: str) -> str:

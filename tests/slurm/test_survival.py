@@ -2,21 +2,41 @@
 
 import os
 import signal
-import subprocess
 import time
 from functools import cache
 from pathlib import Path
 
 import h5py
 import pytest
-from real_cluster import FOLDER, JOB, ROOT, administer, exact_content, start_cluster
+from real_cluster import FOLDER, JOB, administer, exact_content, start_cluster, steps_in, train_here
 
 pytestmark = pytest.mark.slurm
 
 PLACE = ["--cluster", "testcluster"]
-# About 20 s of steps, and more than a stay of 45 s holds.
-SHORT = ["plain.py", "train.steps=4000", "train.global_batch_size=32", "cadence.checkpoint_every=500"]
-LONG = ["plain.py", "train.steps=8000", "train.global_batch_size=96", "cadence.checkpoint_every=1000"]
+MINUTE = 'account = "students"\npartition = "test"\ntime_limit_minutes = 1\n'
+
+
+def run_of(seconds):
+    """Words of a run of about so many seconds of steps."""
+    steps = steps_in(seconds)
+    return ["plain.py", f"train.steps={steps}", "train.global_batch_size=96", "cadence.checkpoint_every=500"]
+
+
+@pytest.fixture(scope="module")
+def short():
+    return run_of(20)
+
+
+@pytest.fixture(scope="module")
+def long():
+    """More than a stay with a limit of a minute holds, also without the notice that Slurm gives 30 s before its end."""
+    return run_of(50)
+
+
+@pytest.fixture(scope="module")
+def longer():
+    """More than Slurm takes to miss a node, and to begin elsewhere."""
+    return run_of(60)
 
 
 # Signals are blocked from the first moment, and nothing can unblock them.
@@ -37,8 +57,7 @@ def undisturbed(running_cluster, tmp_path_factory):
 
     @cache
     def content(*words):
-        command = [ROOT / ".venv/bin/hpcvision", "train", *words, "--processes", "1", "--runs", words[1]]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        train_here(folder, *words, "--processes", "1", "--runs", words[1])
         (path,) = (folder / words[1]).glob("*/results.h5")
         return exact_content(path)
 
@@ -74,36 +93,38 @@ def processes_on(node):
     return [pid for rank, pid in sorted(found) if rank >= 0]
 
 
-def test_a_run_longer_than_its_time_limit_queues_itself_again_and_ends_with_the_exact_weights(cluster, undisturbed):
-    (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
-    cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml")
+def test_a_run_longer_than_its_time_limit_queues_itself_again_and_ends_with_the_exact_weights(
+    cluster, undisturbed, long
+):
+    (cluster.home / "minute.toml").write_text(MINUTE)
+    cluster.hpcvision("submit", *long, "--cluster", "minute.toml")
     cluster.until(lambda: cluster.only_run().is_finished, "the end of the run")
-    assert_finished_exactly(cluster, undisturbed(*LONG))
+    assert_finished_exactly(cluster, undisturbed(*long))
     assert reasons(cluster.only_run())[0] in ("deadline", "SIGUSR2")
     assert cluster.starts() >= 2
 
 
-def test_every_task_of_an_array_queues_itself_again_at_its_time_limit_also_the_last(cluster):
-    (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
-    cluster.hpcvision("submit", *LONG, "--seeds", "0-1", "--cluster", "minute.toml")
+def test_every_task_of_an_array_queues_itself_again_at_its_time_limit_also_the_last(cluster, long):
+    (cluster.home / "minute.toml").write_text(MINUTE)
+    cluster.hpcvision("submit", *long, "--seeds", "0-1", "--cluster", "minute.toml")
     cluster.until(lambda: len(cluster.runs()) == 2 and all(run.is_finished for run in cluster.runs()), "both runs")
     for run in cluster.runs():
         assert reasons(run)[0] in ("deadline", "SIGUSR2")
         assert reasons(run)[-1] == "finished"
 
 
-def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends_at_once(cluster, undisturbed):
-    (cluster.home / "minute.toml").write_text('account = "students"\npartition = "test"\ntime_limit_minutes = 1\n')
-    cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml", "--chain", 4)
+def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends_at_once(cluster, undisturbed, long):
+    (cluster.home / "minute.toml").write_text(MINUTE)
+    cluster.hpcvision("submit", *long, "--cluster", "minute.toml", "--chain", 5)
     cluster.until(lambda: cluster.run("squeue", "-h", "--me").stdout == "", "the end of the chain")
-    assert_finished_exactly(cluster, undisturbed(*LONG))
+    assert_finished_exactly(cluster, undisturbed(*long))
     with h5py.File(cluster.only_run().results) as file:
         stays = file["ledger/job_id"].asstr()[()].tolist()
-    assert 2 <= len(stays) == len(set(stays)) < 4
+    assert 2 <= len(stays) == len(set(stays)) < 5
 
 
-def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster, undisturbed):
-    job = cluster.submit(*LONG, "--minutes", 5)
+def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster, undisturbed, long):
+    job = cluster.submit(*long, "--minutes", 5)
     urgent = ["-A", "students", "-p", "high", "-N2", "--exclusive", "--time=1", "--wrap=sleep 1", "--output=/dev/null"]
     for stay in range(1, 6):
         cluster.until(lambda stay=stay: cluster.starts() == stay, f"stay {stay}")
@@ -111,12 +132,12 @@ def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster,
         other = cluster.run("sbatch", "--parsable", *urgent).stdout.strip()
         assert cluster.wait(other) == "COMPLETED"
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed(*LONG))
+    assert_finished_exactly(cluster, undisturbed(*long))
     assert cluster.starts() == 6
 
 
-def test_a_killed_rank_ends_all_of_them_within_a_minute_and_status_names_it(cluster):
-    job = cluster.submit(*SHORT, "--nodes", 2)
+def test_a_killed_rank_ends_all_of_them_within_a_minute_and_status_names_it(cluster, short):
+    job = cluster.submit(*short, "--nodes", 2)
     cluster.until(lambda: cluster.reached(10), "the first steps")
     (victim,) = processes_on("node1")
     os.kill(victim, signal.SIGKILL)
@@ -138,45 +159,47 @@ def both_nodes():
 
 
 @pytest.mark.usefixtures("both_nodes")
-def test_a_run_whose_node_is_set_down_goes_on_elsewhere_and_ends_with_the_exact_weights(cluster, undisturbed):
-    job = cluster.submit(*SHORT)
-    cluster.until(lambda: cluster.reached(1000), "the first checkpoint")
+def test_a_run_whose_node_is_set_down_goes_on_elsewhere_and_ends_with_the_exact_weights(cluster, undisturbed, short):
+    job = cluster.submit(*short)
+    cluster.until(lambda: cluster.reached(500), "the first checkpoint")
     node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     administer("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed(*SHORT))
+    assert_finished_exactly(cluster, undisturbed(*short))
     assert cluster.starts() == 2
 
 
 @pytest.mark.usefixtures("both_nodes")
 def test_a_run_whose_node_is_lost_with_its_network_goes_on_elsewhere_and_ends_with_the_exact_weights(
-    cluster, undisturbed
+    cluster, undisturbed, short
 ):
-    job = cluster.submit(*SHORT)
-    cluster.until(lambda: cluster.reached(1000), "the first checkpoint")
+    job = cluster.submit(*short)
+    cluster.until(lambda: cluster.reached(500), "the first checkpoint")
     node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     administer("ip", "link", "set", f"hv-{node}", "down")
     for pid in processes_on(node):
         os.kill(pid, signal.SIGKILL)
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed(*SHORT))
+    assert_finished_exactly(cluster, undisturbed(*short))
     assert cluster.starts() == 2
 
 
 @pytest.mark.usefixtures("both_nodes")
-def test_a_node_that_is_cut_off_but_still_writes_and_its_successor_do_not_train_one_run_together(cluster, undisturbed):
-    job = cluster.submit(*LONG, "--minutes", 5)
+def test_a_node_that_is_cut_off_but_still_writes_and_its_successor_do_not_train_one_run_together(
+    cluster, undisturbed, longer
+):
+    job = cluster.submit(*longer, "--minutes", 5)
     cluster.until(lambda: cluster.reached(100), "the first steps")
     node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     administer("ip", "link", "set", f"hv-{node}", "down")
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed(*LONG))
+    assert_finished_exactly(cluster, undisturbed(*longer))
     assert "another process is training" in cluster.logs()
     assert cluster.starts() == 1
 
 
-def test_nothing_is_lost_when_the_controller_of_slurm_is_restarted_in_mid_run(cluster, undisturbed):
-    job = cluster.submit(*SHORT)
+def test_nothing_is_lost_when_the_controller_of_slurm_is_restarted_in_mid_run(cluster, undisturbed, short):
+    job = cluster.submit(*short)
     cluster.until(lambda: cluster.reached(10), "the first steps")
     pid = int((FOLDER / "slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
@@ -184,17 +207,14 @@ def test_nothing_is_lost_when_the_controller_of_slurm_is_restarted_in_mid_run(cl
     time.sleep(3)
     start_cluster()
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed(*SHORT))
+    assert_finished_exactly(cluster, undisturbed(*short))
     assert cluster.starts() == 1
 
 
-def test_a_run_that_hears_no_signal_stops_itself_in_time_and_ends_with_the_exact_weights(cluster, undisturbed):
+def test_a_run_that_hears_no_signal_stops_itself_in_time_and_ends_with_the_exact_weights(cluster, undisturbed, long):
     (cluster.home / "sitecustomize.py").write_text(DEAF)
-    (cluster.home / "minute.toml").write_text(
-        'account = "students"\npartition = "test"\ntime_limit_minutes = 1\n'
-        f"setup = ['export PYTHONPATH=\"{cluster.home}\"']\n"
-    )
-    cluster.hpcvision("submit", *LONG, "--cluster", "minute.toml")
+    (cluster.home / "minute.toml").write_text(MINUTE + f"setup = ['export PYTHONPATH=\"{cluster.home}\"']\n")
+    cluster.hpcvision("submit", *long, "--cluster", "minute.toml")
     cluster.until(lambda: cluster.only_run().is_finished, "the end of the run")
-    assert_finished_exactly(cluster, undisturbed(*LONG))
+    assert_finished_exactly(cluster, undisturbed(*long))
     assert set(reasons(cluster.only_run())) == {"deadline", "finished"}

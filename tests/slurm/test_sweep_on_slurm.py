@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from real_cluster import JOB, ROOT, administer, exact_content
+from real_cluster import JOB, ROOT, administer, exact_content, steps_in
 
 from hpcvision.rundir import Heartbeat, RunDir, read_journal
 
@@ -29,13 +29,18 @@ SEEDS = {seeds}
 """
 HALVING = SEARCH + "SCHEDULER = asha(first_rung=20, reduction_factor=2)\n"
 SHORT = {"steps": 60, "trials": 5, "seeds": 2}
-LONG = {"steps": 3000, "trials": 4, "seeds": 1}  # more than two nodes do in a stay of 45 s
 ASKED = ["--cluster", "testcluster"]
 
 
 def write_sweep(folder: Path, text: str, **values: int) -> None:
     """search.py in the folder."""
     (folder / "search.py").write_text(text.format(**values))
+
+
+@pytest.fixture(scope="module")
+def long():
+    """A sweep of about 30 s on two nodes: more than a stay with a limit of a minute holds, half of which is notice."""
+    return {"steps": steps_in(15), "trials": 4, "seeds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +148,8 @@ def test_a_sweep_over_two_nodes_equals_the_one_of_one_machine_and_leaves_nothing
     assert not list(folder.glob(".tune-*"))
 
 
-def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_undisturbed(cluster, undisturbed):
-    write_sweep(cluster.home, SEARCH, **LONG)
+def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_undisturbed(cluster, undisturbed, long):
+    write_sweep(cluster.home, SEARCH, **long)
     profile = 'account = "students"\npartition = "test"\ntime_limit_minutes = 1\n'
     (cluster.home / "minute.toml").write_text(profile)
     ASKED[1] = "minute.toml"
@@ -155,13 +160,13 @@ def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_u
     cluster.until(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "TIMEOUT"), "the end of the sweep", 600)
     assert cluster.state(job) == "COMPLETED", logs(cluster)
     assert "goes on from here" in logs(cluster)
-    assert contents(cluster.home) == undisturbed(LONG)
+    assert contents(cluster.home) == undisturbed(long)
     assert max(map(len, ledger(cluster).values())) >= 2
-    assert_steps_are_counted_once(cluster, 3000)
+    assert_steps_are_counted_once(cluster, long["steps"])
 
 
-def test_a_sweep_goes_on_after_one_of_its_nodes_was_lost_and_equals_the_undisturbed(cluster, undisturbed):
-    write_sweep(cluster.home, SEARCH, **LONG)
+def test_a_sweep_goes_on_after_one_of_its_nodes_was_lost_and_equals_the_undisturbed(cluster, undisturbed, long):
+    write_sweep(cluster.home, SEARCH, **long)
     job = begin(cluster, "--nodes", 2)
     cluster.until(lambda: trains(cluster), "some steps")
     subprocess.run(["ip", "link", "set", "hv-node1", "down"], check=True)
@@ -171,13 +176,13 @@ def test_a_sweep_goes_on_after_one_of_its_nodes_was_lost_and_equals_the_undistur
         subprocess.run(["ip", "link", "set", "hv-node1", "up"], check=True)
     cluster.until(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "NODE_FAIL"), "the end of the sweep", 400)
     assert cluster.state(job) == "COMPLETED", logs(cluster)
-    assert contents(cluster.home) == undisturbed(LONG)
-    assert_steps_are_counted_once(cluster, 3000)
+    assert contents(cluster.home) == undisturbed(long)
+    assert_steps_are_counted_once(cluster, long["steps"])
 
 
 @pytest.mark.long
-def test_a_preempted_sweep_goes_on_and_equals_the_undisturbed(cluster, undisturbed):
-    write_sweep(cluster.home, SEARCH, **LONG)
+def test_a_preempted_sweep_goes_on_and_equals_the_undisturbed(cluster, undisturbed, long):
+    write_sweep(cluster.home, SEARCH, **long)
     job = begin(cluster)
     cluster.until(lambda: trains(cluster, nodes=1), "some steps")
     urgent = ["-A", "students", "-p", "high", "-N2", "--exclusive", "--time=1", "--wrap=sleep 1", "--output=/dev/null"]
@@ -185,13 +190,13 @@ def test_a_preempted_sweep_goes_on_and_equals_the_undisturbed(cluster, undisturb
     assert cluster.wait(other) == "COMPLETED"
     cluster.until(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "PREEMPTED"), "the end of the sweep", 400)
     assert cluster.state(job) == "COMPLETED", logs(cluster)
-    assert contents(cluster.home) == undisturbed(LONG)
-    assert_steps_are_counted_once(cluster, 3000)
+    assert contents(cluster.home) == undisturbed(long)
+    assert_steps_are_counted_once(cluster, long["steps"])
 
 
 @pytest.mark.long
-def test_ray_loses_a_node_and_its_trial_is_tried_again_on_the_other(cluster, undisturbed):
-    write_sweep(cluster.home, SEARCH, **LONG)
+def test_ray_loses_a_node_and_its_trial_is_tried_again_on_the_other(cluster, undisturbed, long):
+    write_sweep(cluster.home, SEARCH, **long)
     job = begin(cluster, "--nodes", 2)
     cluster.until(lambda: trains(cluster), "some steps")
     (victim,) = [
@@ -205,7 +210,7 @@ def test_ray_loses_a_node_and_its_trial_is_tried_again_on_the_other(cluster, und
     assert "is tried again: its node is lost" in logs(cluster)
     assert "Ray has ended on node1" in logs(cluster)
     assert "state-dump" not in logs(cluster)
-    assert contents(cluster.home) == undisturbed(LONG)
+    assert contents(cluster.home) == undisturbed(long)
 
 
 def command_of(process: Path) -> bytes:
