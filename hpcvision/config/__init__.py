@@ -14,7 +14,7 @@ from hpcvision.config.models import (
     ModelConfig,
     ResidualUNetConfig,
 )
-from hpcvision.config.overrides import apply, parse
+from hpcvision.config.overrides import apply, parse, unparse
 from hpcvision.config.run import (
     CadenceConfig,
     EmaConfig,
@@ -58,4 +58,5 @@ __all__ = [
     "differences",
     "flatten",
     "parse",
+    "unparse",
 ]
