@@ -11,6 +11,7 @@ from hpcvision.config.models import (
     DenoiserConfig,
     DigitSumConfig,
     EDMUNetConfig,
+    GroupedCNNConfig,
     ModelConfig,
     ResidualUNetConfig,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "EDMUNetConfig",
     "EmaConfig",
     "Frozen",
+    "GroupedCNNConfig",
     "ModelConfig",
     "OptimConfig",
     "ResidualUNetConfig",
