@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := demo-runs
 .DELETE_ON_ERROR:
-.PHONY: demo test test-long test-slurm slurm-up slurm-down lint
+.PHONY: demo test test-long test-slurm slurm-up slurm-down results lint
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("hpcvision needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -48,6 +48,10 @@ slurm-down:
 # On the cluster of slurm-up.
 test-slurm: .venv/.installed
 	HPCVISION_REQUIRE=slurm $(BIN)/python -m pytest tests/slurm
+
+# RESULTS.md, of the archives in results/.
+results: .venv/.installed
+	$(BIN)/python benchmarks/league.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

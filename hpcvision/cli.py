@@ -1,10 +1,11 @@
 """Console entry `hpcvision`; imports no torch, ray or h5py before a command needs it, for the sake of login nodes."""
 
 import atexit
+import errno
 import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -142,7 +143,16 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        atexit.unregister(end_process)  # of a rank under srun that has left its group: it would end with 0
-        line = str(error).replace("\n", "\\n")  # of a path or a value, which may hold anything
-        typer.secho(f"hpcvision: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
-        sys.exit(error.exit_code)
+        refuse(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        refuse(UserError(f"the name {str(error.filename)[:40]}... is longer than a path can be; give another"))
+
+
+def refuse(error: UserError) -> NoReturn:
+    """Say the error in one line, and end with its exit code."""
+    atexit.unregister(end_process)  # of a rank under srun that has left its group: it would end with 0
+    line = str(error).replace("\n", "\\n")  # of a path or a value, which may hold anything
+    typer.secho(f"hpcvision: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
+    sys.exit(error.exit_code)

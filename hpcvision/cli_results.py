@@ -1,6 +1,9 @@
 """The commands that read archives: `hpcvision results ...`, `plot`, `gallery` and `report`."""
 
+import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +15,17 @@ results_app = typer.Typer(no_args_is_help=True, help="Look at finished runs.\n\n
 
 Archive = Annotated[Path, typer.Argument(readable=False, help="A results.h5 or sweep.h5, or the folder of one.")]
 Archives = Annotated[list[Path], typer.Argument(readable=False, help="results.h5 or sweep.h5 files, or their folders.")]
+
+
+@contextmanager
+def writing(output: Path | None) -> Iterator[None]:
+    """A file that cannot be written is one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # perhaps of a file to read; `main` says which name it is
+            raise
+        raise UserError(f"cannot write {output}: {error.strerror or error}; choose another --output") from None
 
 
 @results_app.command("list")
@@ -80,10 +94,8 @@ def export(
     chosen = [form for form, asked in forms.items() if asked]
     if len(chosen) != 1:
         raise UserError("give one of --csv, --parquet, --json, --markdown")
-    try:
+    with writing(output):
         typer.echo(exported(file, chosen[0], name=name, output=output))  # type: ignore[arg-type]
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; choose another --output") from None
 
 
 @results_app.command()
@@ -101,10 +113,8 @@ def merge(
 
     if output.suffix != ".h5":
         raise UserError(f"--output={output} must end in .h5")
-    try:
+    with writing(output):
         kept, doubled, refused = merged(archives_of(files), output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; choose another --output") from None
     for _, words in refused:
         typer.echo(f"hpcvision: {words}", err=True)
     again = f"; {doubled} that were there twice are kept once" if doubled else ""
@@ -190,7 +200,5 @@ def report(
 
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html")
-    try:
+    with writing(output):
         typer.echo(write_page(archives_of(files), output))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; choose another --output") from None

@@ -11,10 +11,11 @@ from hpcvision.config.models import (
     DenoiserConfig,
     DigitSumConfig,
     EDMUNetConfig,
+    GroupedCNNConfig,
     ModelConfig,
     ResidualUNetConfig,
 )
-from hpcvision.config.overrides import apply, parse
+from hpcvision.config.overrides import apply, parse, unparse
 from hpcvision.config.run import (
     CadenceConfig,
     EmaConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "EDMUNetConfig",
     "EmaConfig",
     "Frozen",
+    "GroupedCNNConfig",
     "ModelConfig",
     "OptimConfig",
     "ResidualUNetConfig",
@@ -58,4 +60,5 @@ __all__ = [
     "differences",
     "flatten",
     "parse",
+    "unparse",
 ]

@@ -45,6 +45,18 @@ class DigitSumConfig(Frozen):
     """The sums 1 to 20."""
 
 
+class GroupedCNNConfig(Frozen):
+    """A plain network for AddNIST that keeps the channels apart until its head: 97,484 parameters at width 1."""
+
+    kind: Literal["grouped_cnn"] = "grouped_cnn"
+    width: float = Field(1.0, gt=0)
+    """Factor on the channel counts of each group, rounded to multiples of 8; the hidden layer keeps its size."""
+    image_size: int = Field(28, ge=8)
+    """Side of the square input, pixels."""
+    num_classes: int = Field(20, ge=2)
+    """Number of logits."""
+
+
 class ConvNextUNetConfig(Frozen):
     """The ConvNeXt U-Net of paper A: 960,223 parameters at width 1."""
 
@@ -85,13 +97,14 @@ class EDMUNetConfig(Frozen):
 
 DenoiserConfig = ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig
 ModelConfig = Annotated[
-    BabyMobileNetConfig | AddNISTCNNConfig | DigitSumConfig | ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig,
+    BabyMobileNetConfig | AddNISTCNNConfig | DigitSumConfig | GroupedCNNConfig | DenoiserConfig,
     Field(discriminator="kind"),
 ]
 MODEL_CONFIGS = (
     BabyMobileNetConfig,
     AddNISTCNNConfig,
     DigitSumConfig,
+    GroupedCNNConfig,
     ConvNextUNetConfig,
     ResidualUNetConfig,
     EDMUNetConfig,

@@ -30,6 +30,15 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
+def unparse(overrides: Mapping[str, Any]) -> list[str]:
+    """Assignments that `parse` reads as these overrides."""
+    plain = {key: f"{key}={value}" for key, value in overrides.items() if isinstance(value, str)}
+    return [
+        plain[key] if key in plain and parse([plain[key]]) == {key: value} else f"{key}={json.dumps(value)}"
+        for key, value in overrides.items()
+    ]
+
+
 def apply(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     """A new configuration with the dotted keys replaced; raises UserError for an unknown key or a bad value."""
     tree = config.model_dump(mode="json")

@@ -12,6 +12,7 @@ from hpcvision.models.baby_mobilenet import BabyMobileNet
 from hpcvision.models.convnext_unet import ConvNextUNet
 from hpcvision.models.digit_sum import DigitSum
 from hpcvision.models.edm_unet import EDMUNet
+from hpcvision.models.grouped_cnn import GroupedCNN
 from hpcvision.models.residual_unet import ResidualUNet
 from hpcvision.seeding import stream_seed
 
@@ -19,6 +20,7 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "baby_mobilenet": BabyMobileNet,
     "addnist_cnn": AddNISTCNN,
     "digit_sum": DigitSum,
+    "grouped_cnn": GroupedCNN,
     "convnext_unet": ConvNextUNet,
     "residual_unet": ResidualUNet,
     "edm_unet": EDMUNet,

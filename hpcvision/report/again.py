@@ -1,10 +1,9 @@
 """The commands that make a run or a sweep again, as far as its archive and the shipped jobs tell."""
 
-import json
 import shlex
 from typing import Any
 
-from hpcvision.config import apply, differences, parse
+from hpcvision.config import apply, differences, parse, unparse
 from hpcvision.config.catalogue import load_job, names
 from hpcvision.errors import UserError
 from hpcvision.results import Run, Sweep
@@ -29,7 +28,7 @@ def training_command(run: Run) -> str:
             if getattr(base, part).kind != kind:
                 words[f"{part}.kind"] = kind
         words |= {key: new for key, (_, new) in differences(apply(base, words), config).items()}
-        said = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in words.items()]
+        said = unparse(words)
         if apply(base, parse(said)).fingerprint == run.fingerprint:
             return shlex.join(["hpcvision", "train", config.name, *said])
     except UserError as error:
@@ -38,9 +37,14 @@ def training_command(run: Run) -> str:
 
 
 def sweep_command(sweep: Sweep) -> str:
-    """`hpcvision sweep NAME`, or a remark on where the trials are from."""
+    """`hpcvision sweep NAME key=value ... --trials N`, or a remark on where the trials are from."""
     if sweep.search == "merged":
         return "# merged from several archives"
     if sweep.name not in names("sweeps"):
         return f"# of a sweep file of its own, {' '.join(sweep.name.split())}.py"
-    return f"{shlex.join(['hpcvision', 'sweep', sweep.name])}  # and what it was given"
+    if sweep.given is None:
+        return f"{shlex.join(['hpcvision', 'sweep', sweep.name])}  # and what it was given, which is not recorded"
+    try:
+        return shlex.join(["hpcvision", "sweep", sweep.name, *shlex.split(sweep.given)])
+    except ValueError as error:  # an unclosed quote
+        return f"# what the sweep {sweep.name} was given cannot be read: {error}"

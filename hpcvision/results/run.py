@@ -143,6 +143,8 @@ class Sweep:
     larger_is_better: bool
     search: str
     """variants, grid, random, optuna, or merged from other archives."""
+    given: str | None
+    """Settings and options that `hpcvision sweep` was given, as a shell takes them; None where that is not recorded."""
     winner: str
     """Fingerprint of the best trial, or nothing."""
     caps: dict[str, int] = field(repr=False)
@@ -211,6 +213,7 @@ def load_sweep(path: str | Path) -> Sweep:
             objective=str(attributes["objective"]),
             larger_is_better=bool(file["trials/objective"].attrs["higher_is_better"]),
             search=str(attributes.get("search", "")),
+            given=str(attributes["given"]) if "given" in attributes else None,
             winner=str(attributes.get("winner", "")),
             caps=mapping(file, "caps_json"),
             provenance=mapping(file, "provenance_json"),

@@ -234,6 +234,7 @@ def write_archive(sweep: Sweep) -> Path:
         expected_best=expected_best(values, larger_is_better=plan.larger_is_better) if values else [],
         facts={
             "search": plan.search,
+            "given": plan.given,
             "wanted": plan.wanted,
             "combinations": plan.combinations,
             "combinations_over_the_cap": plan.removed,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpcvision.config import RunConfig, apply
+from hpcvision.config import RunConfig, apply, unparse
 from hpcvision.config.catalogue import find, load_file, load_job
 from hpcvision.errors import CapExceeded, UserError
 from hpcvision.models.counting import check_cap
@@ -53,6 +54,8 @@ class Plan:
     """So many of the best are trained with further seeds."""
     seeds: int
     """Number of seeds that these have in all."""
+    given: str = ""
+    """What follows the sweep's name on a command line that makes this plan."""
     asked: int = 0
     """Trials of a random search that were asked for; there are fewer where the space has fewer points."""
     combinations: int = 0
@@ -112,17 +115,18 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None =
     count = trials if trials is not None else getattr(module, "TRIALS", 1)
     if count < 1:
         raise UserError(f"{path} asks for TRIALS={count}; give at least 1")
+    given = shlex.join([*unparse(overrides), *([] if trials is None else ["--trials", str(trials)])])
     scheduler = getattr(module, "SCHEDULER", None)
     if scheduler and not scheduler.rungs(base.train.steps):
         raise UserError(f"SCHEDULER of {path}: first_rung={scheduler.first_rung} is no step before the last one")
     if hasattr(module, "VARIANTS"):
         drawn = [Planned(label, dict(turned)) for label, turned in module.VARIANTS.items()][:trials]
-        plan = Plan(path.stem, base, objective, "variants", drawn, len(drawn), [], scheduler, 0, 1)
+        plan = Plan(path.stem, base, objective, "variants", drawn, len(drawn), [], scheduler, 0, 1, given)
         for index in range(len(drawn)):
             check_cap(plan.config(index))
         return plan
     top, seeds = int(getattr(module, "TOP", 1)), int(getattr(module, "SEEDS", 3))
-    plan = Plan(path.stem, base, objective, "random", [], 0, [], scheduler, top, seeds)
+    plan = Plan(path.stem, base, objective, "random", [], 0, [], scheduler, top, seeds, given)
     restrict_all(plan, module.SPACE)
     if getattr(module, "SEARCH", "random") == "optuna":
         check_optuna(plan, str(path))

@@ -24,6 +24,7 @@ from hpcvision.config import (
     differences,
     flatten,
     parse,
+    unparse,
 )
 from hpcvision.config.catalogue import load_job
 from hpcvision.errors import CapExceeded, UserError
@@ -167,6 +168,13 @@ def test_a_name_that_a_shell_or_a_path_could_misread_is_refused(text):
 @pytest.mark.parametrize("text", ["$(id)", "a b", "it's", 'say "x"', "line\nline", "a=b=c", "[1, 2", "\\", ""])
 def test_text_that_is_not_json_stays_the_text_that_was_typed(text):
     assert parse([f"name={text}"]) == {"name": text}
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "5", "none", "None", "true", "a=b", '"', "", 5, 0.1, True, None, [0.8, "x"]]
+)
+def test_overrides_are_read_back_from_their_assignments(value):
+    assert parse(unparse({"some.key": value})) == {"some.key": value}
 
 
 def test_another_kind_brings_its_own_settings_with_their_defaults():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from html import unescape
 from pathlib import Path
@@ -17,6 +18,7 @@ from hpcvision.report.page import write_page
 from hpcvision.results import load, load_sweep
 from hpcvision.results.merge import merge
 from hpcvision.results.writer import write_results
+from hpcvision.sweep.plan import make_plan
 
 STORED = Path(__file__).parents[1] / "data"
 
@@ -77,6 +79,21 @@ def test_a_merged_sweep_claims_no_selection_and_no_command(archive, tmp_path):
     assert "# merged from several archives" in text
     assert "Selection is on the validation images" not in text
     assert sweep_command(load_sweep(STORED / "format1_sweep.h5")) == "# of a sweep file of its own, stored.py"
+
+
+def test_the_command_of_a_shipped_sweep_has_what_it_was_given(make_sweep, tmp_path):
+    words = ["optim.betas=[0.8, 0.9]", "train.steps=100"]
+    plan = make_plan("demo", parse(words), trials=2)
+    path = make_sweep(tmp_path / "sweep.h5", [({}, 0.5)], facts={"given": plan.given})
+    with h5py.File(path, "r+") as file:
+        file.attrs["name"] = "demo"
+    told = shlex.split(sweep_command(load_sweep(path)))
+    assert told[:3] == ["hpcvision", "sweep", "demo"]
+    assert parse(told[3:-2]) == parse(words)
+    assert told[-2:] == ["--trials", "2"]
+    with h5py.File(path, "r+") as file:
+        file.attrs["given"] = "an unclosed 'quote"
+    assert sweep_command(load_sweep(path)).startswith("# what the sweep demo was given cannot be read")
 
 
 def charts(text):

@@ -294,3 +294,16 @@ def test_an_export_never_takes_the_place_of_an_archive_and_keeps_every_digit(cal
     assert "would be taken for an archive" in err
     _, out, _ = call("results", "export", path, "--json")
     assert json.loads(out)[0]["seconds"] == 1.2345678901234567e-11
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("results list", "results show", "results verify", "results export --csv", "results merge -o all.h5"),
+        *("plot", "report", "gallery", "train", "status --runs"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(command, call):
+    code, _, err = call(*command.split(), 300 * "a")
+    assert code == 2
+    assert len(err.splitlines()) == 1, err

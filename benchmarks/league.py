@@ -1,0 +1,148 @@
+"""Writes RESULTS.md from the archives in results/ and the peers' figures in results/tables.toml: `make results`.
+
+What is ours is read from the archives and nowhere else. A job without archives is a row that says "not run".
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from hpcvision.report.again import training_command
+from hpcvision.results import Run, load
+
+ROOT = Path(__file__).parents[1]
+HEAD = ("", "score", "parameters", "steps", "batch", "images seen", "time a seed", "hardware", "source")
+INTRODUCTION = """\
+# Results
+
+Written by `make results` from the archives in `results/`, whose SHA-256 stand below; not by hand. All rows of ours: one
+read of the test split, at the last step, with weights that were chosen before training; mean ± standard deviation where
+there are several seeds, else the 95 % interval. `hpcvision results verify --scores FILE` computes a row's score again.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="Write nothing; end with 1 where RESULTS.md is another.")
+    asked = parser.parse_args()
+    path, text = ROOT / "RESULTS.md", page()
+    if not asked.check:
+        path.write_text(text)
+    elif not path.exists() or path.read_text() != text:
+        sys.exit("RESULTS.md is not what the archives in results/ give; run `make results`")
+
+
+def page() -> str:
+    """The text of RESULTS.md."""
+    runs = [load(path) for path in sorted((ROOT / "results").glob("*.h5"))]
+    for run in runs:
+        check(run)
+    tables = tomllib.loads((ROOT / "results/tables.toml").read_text())["table"]
+    unknown = {run.name for run in runs} - {job for table in tables for job in table["jobs"]}
+    assert not unknown, f"no table of results/tables.toml has {unknown}"
+    parts = [INTRODUCTION]
+    for table in tables:
+        rows = [row for job in table["jobs"] for row in ours(job, [run for run in runs if run.name == job])]
+        rows += [peer(found) for found in table.get("peer", [])]
+        parts.append(f"## {table['title']}\n\n{prose(table)}\n\n{grid(HEAD, [*rows], table['score'])}\n")
+    return "\n".join([*parts, archives(runs)])
+
+
+def check(run: Run) -> None:
+    """End with a line where an archive does not hold a claim."""
+    faults = {
+        "is not finished": not run.finished,
+        "is of the auxiliary track": run.track != "capped",
+        f"has read the test split {run.test_reads} times": run.test_reads != 1,
+        "is larger than 3 MB": run.path.stat().st_size > 3_000_000,
+        "has uncommitted changes": bool(run.provenance.get("git_dirty")),
+    }
+    for words, is_so in faults.items():
+        if is_so:
+            sys.exit(f"{run.path} {words}; it cannot stand in RESULTS.md")
+
+
+def ours(job: str, runs: list[Run]) -> list[tuple[str, ...]]:
+    """A row for each group of runs that differ in nothing but the seed; "not run" without any."""
+    if not runs:
+        return [(f"**{job}**", "not run", *("",) * (len(HEAD) - 2))]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {key: value for key, value in run.settings.items() if key != "seed"}
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    return [row(job, group) for group in groups.values()]
+
+
+def row(job: str, runs: list[Run]) -> tuple[str, ...]:
+    """What seeds of one configuration have reached."""
+    run = runs[0]
+    batch = run.settings["train"]["global_batch_size"]
+    seconds = statistics.median(float(run.train["seconds"].iloc[-1]) for run in runs)
+    return (
+        f"**{job}**",
+        f"**{score(runs)}**",
+        f"{run.parameters:,}",
+        f"{run.steps:,}",
+        f"{batch:,}",
+        f"{run.steps * batch / 1e6:.1f} million",
+        f"{seconds / 60:.0f} min",
+        ", ".join(sorted({hardware(run) for run in runs})),
+        "below",
+    )
+
+
+def score(runs: list[Run]) -> str:
+    """Mean and standard deviation over the seeds, or the interval of the only one."""
+    values = [run.scores["test"].values["accuracy"] for run in runs]
+    percent = [100 * value.mean for value in values]
+    if len(runs) == 1:
+        return f"{percent[0]:.2f} ({100 * values[0].low:.2f} to {100 * values[0].high:.2f}), 1 seed"
+    return f"{statistics.mean(percent):.2f} ± {statistics.stdev(percent):.2f}, {len(runs)} seeds"
+
+
+def hardware(run: Run) -> str:
+    """What the run was trained on."""
+    about = run.provenance
+    gpus = about["gpus"]
+    return f"{len(gpus)} x {gpus[0]}" if gpus else f"{about['cpus_allowed']} cores, {about['processor']}"
+
+
+def peer(found: dict[str, Any]) -> tuple[str, ...]:
+    """Somebody else's figure."""
+    keys = ("what", "score", "parameters", "steps", "batch", "images_seen", "time", "hardware", "source")
+    return tuple(found.get(key, "") for key in keys)
+
+
+def archives(runs: list[Run]) -> str:
+    """Each archive with its command and hash."""
+    lines = ["## Archives behind these rows", ""]
+    for run in runs:
+        mean = 100 * run.scores["test"].values["accuracy"].mean
+        packages = f"torch {run.provenance['torch']}, Python {run.provenance['python']}"
+        lines += [
+            f"- `results/{run.path.name}`: {mean:.2f} %, {run.headline} weights, {run.data['name']}; {packages}; "
+            f"commit {str(run.provenance['git_commit'])[:12]}  ",
+            f"  `{training_command(run)}`  ",
+            f"  SHA-256 {hashlib.sha256(run.path.read_bytes()).hexdigest()}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def prose(table: dict[str, Any]) -> str:
+    """What is compared, and the goal."""
+    return f"{table.get('note', '').strip()}\nGoal: {table['goal']}.".strip()
+
+
+def grid(head: tuple[str, ...], rows: list[tuple[str, ...]], name: str) -> str:
+    """A table of Markdown; `name` says what the scores are."""
+    lines = [name if word == "score" else word for word in head], ["---", "---", *["---:"] * 5, "---", "---"], *rows
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
