@@ -33,7 +33,7 @@ demo: .venv/.installed
 		-o $(RUNS)/report.html
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -m 'not long and not slurm'
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m 'not long and not slurm'
 
 test-long: .venv/.installed
 	HPCVISION_REPEATS=25 $(BIN)/python -m pytest -m 'long or not long'

@@ -48,6 +48,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{count} test(s): {reason.removeprefix('Skipped: ')}")
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Whole files, and all that look for processes of Ray in one, so that none finds those of another."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "sweep" if "/test_sweep" in file else file
+
+    return ByFile(config, log)
+
+
 @pytest.fixture
 def config():
     """A classifier of a few hundred parameters on drawn digits."""
