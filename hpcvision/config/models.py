@@ -57,6 +57,22 @@ class GroupedCNNConfig(Frozen):
     """Number of logits."""
 
 
+class CompactNetConfig(Frozen):
+    """A residual classifier whose blocks run several times with the same filters."""
+
+    kind: Literal["compact_net"] = "compact_net"
+    width: float = Field(1.0, gt=0)
+    """Factor on every channel count."""
+    image_size: int = Field(32, ge=4)
+    """Side of the square input, pixels."""
+    num_classes: int = Field(100, ge=2)
+    """Number of logits."""
+    blocks: int = Field(7, ge=1)
+    """Number of residual blocks."""
+    passes: int = Field(2, ge=1)
+    """How often every block runs, with norms of each pass's own."""
+
+
 class ConvNextUNetConfig(Frozen):
     """The ConvNeXt U-Net of paper A: 960,223 parameters at width 1."""
 
@@ -97,7 +113,7 @@ class EDMUNetConfig(Frozen):
 
 DenoiserConfig = ConvNextUNetConfig | ResidualUNetConfig | EDMUNetConfig
 ModelConfig = Annotated[
-    BabyMobileNetConfig | AddNISTCNNConfig | DigitSumConfig | GroupedCNNConfig | DenoiserConfig,
+    BabyMobileNetConfig | AddNISTCNNConfig | DigitSumConfig | GroupedCNNConfig | CompactNetConfig | DenoiserConfig,
     Field(discriminator="kind"),
 ]
 MODEL_CONFIGS = (
@@ -105,6 +121,7 @@ MODEL_CONFIGS = (
     AddNISTCNNConfig,
     DigitSumConfig,
     GroupedCNNConfig,
+    CompactNetConfig,
     ConvNextUNetConfig,
     ResidualUNetConfig,
     EDMUNetConfig,

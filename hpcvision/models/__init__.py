@@ -9,6 +9,7 @@ from torch import nn
 from hpcvision.config import ModelConfig
 from hpcvision.models.addnist_cnn import AddNISTCNN
 from hpcvision.models.baby_mobilenet import BabyMobileNet
+from hpcvision.models.compact_net import CompactNet
 from hpcvision.models.convnext_unet import ConvNextUNet
 from hpcvision.models.digit_sum import DigitSum
 from hpcvision.models.edm_unet import EDMUNet
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "addnist_cnn": AddNISTCNN,
     "digit_sum": DigitSum,
     "grouped_cnn": GroupedCNN,
+    "compact_net": CompactNet,
     "convnext_unet": ConvNextUNet,
     "residual_unet": ResidualUNet,
     "edm_unet": EDMUNet,

@@ -1,0 +1,38 @@
+"""CIFAR-100 at paper A's batch of 512, with another network and recipe.
+
+hpcvision train cifar100_compact
+"""
+
+from hpcvision.config import (
+    AugmentConfig,
+    ClassifyConfig,
+    CompactNetConfig,
+    DataConfig,
+    EmaConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+
+def config() -> RunConfig:
+    """Light augmentation, a large rate that falls to nothing, and the moving average of the weights."""
+    return RunConfig(
+        name="cifar100_compact",
+        model=CompactNetConfig(),
+        data=DataConfig(
+            source="cifar100", augmentation=AugmentConfig(crop_padding=4, padding_mode="reflection", flip=True)
+        ),
+        task=ClassifyConfig(label_smoothing=0.05),
+        train=TrainConfig(steps=10_000, global_batch_size=512),
+        optim=OptimConfig(
+            optimizer="sgd",
+            learning_rate=0.4,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=5e-4,
+            schedule="one_cycle",
+            warmup_steps=1_000,
+        ),
+        ema=EmaConfig(beta=0.998, headline="ema"),
+    )
