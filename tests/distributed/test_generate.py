@@ -1,5 +1,6 @@
 """`hpcvision sample`, `interpolate` and `evaluate` with real processes, and a small generator that has learnt."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -9,7 +10,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from real_processes import FinishedRun, end, files_below, hpcvision, only_run, refusal, start_command, wait_until
+from real_processes import (
+    FinishedRun,
+    end,
+    files_below,
+    hpcvision,
+    only_run,
+    ranks_below,
+    refusal,
+    start_command,
+    wait_until,
+)
 
 from hpcvision.cli import main
 from hpcvision.results.digests import broken_seals
@@ -134,11 +145,17 @@ def test_a_classifier_draws_no_images(finished: FinishedRun, tmp_path: Path) -> 
     assert "holds a classifier, which draws no images" in refusal(result)
 
 
+def has_met(rank: int) -> bool:
+    """Whether the process has a socket, which it only has to the other ranks."""
+    with contextlib.suppress(OSError):
+        return any(str(item.readlink()).startswith("socket:") for item in Path(f"/proc/{rank}/fd").iterdir())
+    return False
+
+
 def test_ctrl_c_ends_a_drawing_and_leaves_nothing(generated: FinishedRun, tmp_path: Path) -> None:
     words = ("sample", generated.folder, "--images", 4000, "--steps", 500, "--processes", 2, "-o", tmp_path / "x.h5")
     process = start_command(*words, runs=tmp_path)
-    wait_until(lambda: list(tmp_path.glob(".generate-*/meeting-*")) or process.poll() is not None, "the meeting")
-    wait_until(lambda: not list(tmp_path.glob(".generate-*/meeting-*")), "its end")
+    wait_until(lambda: len([rank for rank in ranks_below(process.pid) if has_met(rank)]) == 2, "the meeting")
     subprocess.run(["kill", "-INT", "--", f"-{process.pid}"], check=True)
     result = end(process)
     assert result.returncode not in (0, -signal.SIGINT)
