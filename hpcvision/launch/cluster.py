@@ -34,6 +34,8 @@ class Record:
     """A Placement."""
     chain: int = 1
     """So many jobs were submitted one after the other."""
+    runs_per_job: int = 1
+    """So many runs share the job."""
 
     @staticmethod
     def of(rundir: RunDir) -> "Record | None":
@@ -165,6 +167,7 @@ def submit_part(
     from hpcvision.launch import slurm
 
     records: dict[RunDir, Record] = {}
+    together = max(map(len, groups))
     for _ in range(chain):
         submitted = slurm.submit(slurm.executor_for(name, folder, profile, place, after), groups, place)
         after = submitted[0].job_id.partition("_")[0]
@@ -172,7 +175,7 @@ def submit_part(
             for rundir in job.runs:
                 before = records.get(rundir)
                 ids = [*(before.jobs if before else earlier.get(rundir, [])), job.job_id]
-                records[rundir] = Record(cluster, ids, str(job.log), slurm.now(), asdict(place), chain)
+                records[rundir] = Record(cluster, ids, str(job.log), slurm.now(), asdict(place), chain, together)
                 write_json(rundir.job, asdict(records[rundir]))  # at once: a job that nobody knows of is worse
         print(f"submitted {described(groups)} as job {after} on {cluster}")
     logs = sorted({record.log for record in records.values()})
@@ -223,13 +226,16 @@ def grouped(
                 f"this cluster takes {profile.max_submitted_jobs} jobs of one user and you have {queue.own_jobs()} in "
                 "the queue; wait for some to end"
             )
-    each = runs_per_job or math.ceil(len(configs) / most)
+    asked_for = runs_per_job or 1
+    each = max(asked_for, math.ceil(len(configs) / most))
     if each > 1 and place.world_size > 1:
-        asked = f"--runs-per-job={each}" if runs_per_job else f"{len(configs)} jobs at once, where {most} are allowed,"
+        asked = (
+            f"--runs-per-job={each}" if each == asked_for else f"{len(configs)} jobs at once, where {most} are allowed,"
+        )
         raise UserError(
             f"{asked} needs runs of one process, these have {place.world_size}; submit fewer seeds at a time"
         )
-    if runs_per_job is None and each > 1:
+    if each > asked_for:
         print(f"{each} runs in each job, as this cluster takes {most} more jobs of yours")
     return [configs[first : first + each] for first in range(0, len(configs), each)]
 
@@ -245,7 +251,7 @@ def print_script(
 
 def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes: int | None) -> None:
     """Submit runs again as they were submitted, with what is given instead; those of one kind together."""
-    kinds: dict[tuple[str, Placement, int], list[RunConfig]] = {}
+    kinds: dict[tuple[str, Placement, int, int], list[RunConfig]] = {}
     for rundir in found:
         record = Record.of(rundir)
         known = record is not None and record.place
@@ -256,12 +262,15 @@ def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes
         where = cluster or (record.cluster if record else "")
         place = Placement(**record.place) if record and known and not cluster else placed(load_profile(where))
         place = replace(place, minutes=minutes or place.minutes)
-        chain = record.chain if record and not cluster else 1
-        kinds.setdefault((where, place, chain), []).append(rundir.read_config())
+        chain, together = (record.chain, record.runs_per_job) if record and not cluster else (1, 1)
+        kinds.setdefault((where, place, chain, together), []).append(rundir.read_config())
     if not kinds:
         print("nothing to resume: these runs are finished, or no cluster has had them (see --cluster)")
-    for (where, place, chain), configs in kinds.items():
-        submit_to_cluster(configs, runs, cluster=where, profile=load_profile(where), place=place, chain=chain)
+    for (where, place, chain, together), configs in kinds.items():
+        profile = load_profile(where)
+        submit_to_cluster(
+            configs, runs, cluster=where, profile=profile, place=place, chain=chain, runs_per_job=together
+        )
 
 
 def only_on_clusters(**given: object) -> None:

@@ -63,6 +63,13 @@ def test_a_stopped_run_is_submitted_again_by_resume_and_goes_on(cluster):
     assert "going on from step" in cluster.logs()
 
 
+def test_runs_that_shared_a_job_share_one_again_when_they_are_resumed(cluster):
+    cluster.hpcvision("submit", "plain.py", "train.steps=3000", *PLACE, "--seeds", "0-4", "--runs-per-job", 2)
+    cluster.hpcvision("cancel", "all")
+    cluster.until(lambda: not cluster.run("squeue", "-h", "--me").stdout, "the end of the jobs")
+    assert "submitted 5 runs in 3 tasks as job" in cluster.hpcvision("resume", "all").stdout
+
+
 def test_the_same_run_is_not_submitted_twice(cluster):
     job = cluster.submit("plain.py", "train.steps=10000")
     said = cluster.hpcvision("submit", "plain.py", "train.steps=10000", *PLACE).stdout
