@@ -28,8 +28,10 @@ class AugmentConfig(Frozen):
     """Sub-pixel shift along each axis, uniform in +- this many pixels."""
     shear: float = Field(0.0, ge=0, lt=1)
     """Horizontal shear, uniform in +- this (pixels of x per pixel of y)."""
+    elastic_pixels: float = Field(0.0, ge=0)
+    """Elastic deformation: pixels along each axis, uniform in +- this at 6x6 knots and bicubic in between."""
     per_channel: bool = False
-    """Every colour channel draws its own rotation, scale, shift and shear (AddNIST: one digit per channel)."""
+    """Every colour channel draws its own rotation, scale, shift, shear and deformation (AddNIST: one digit each)."""
     brightness: float = Field(0.0, ge=0, le=1)
     """Brightness factor, uniform in 1 +- this."""
     contrast: float = Field(0.0, ge=0, le=1)

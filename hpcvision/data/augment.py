@@ -3,7 +3,8 @@
 The stages are those of `AugmentConfig`, in its order. Each does what the torchvision transform of the same name does
 with the same parameters (tests/unit/test_augment.py compares them), except that
 
-- crop, flip, rotation, scale, shear and shift are one affine map, so pixels are interpolated once. Where crop and
+- crop, flip, rotation, scale, shear and shift are one affine map, and that and the elastic deformation one look-up, so
+  pixels are interpolated once. Where crop and
   rotation (or zoom, shear, shift) meet, what is moved in from outside the crop are real pixels of the image as far as
   it reaches, not the black border that a crop in torchvision would have left there. The padding lies around the image;
 - brightness, contrast, saturation and hue are one 3x3 matrix and one offset per image, always in that order, and values
@@ -30,9 +31,11 @@ GREY = (0.299, 0.587, 0.114)
 # Height by width of an erased rectangle, log-uniform: torchvision's RandomErasing.
 ERASING_ASPECT = (0.3, 3.3)
 # Of an image: crop y, x; flip; brightness, contrast, saturation, hue; blur or not, sigma; erase or not, area, aspect,
-# top, left. Of each of its channels: rotation, scale, shift x, shift y, shear.
+# top, left. Of each of its channels: rotation, scale, shift x, shift y, shear. Behind them all, of each channel, with
+# elastic deformation only: x and y at the knots.
 UNIFORMS_PER_IMAGE = 14
 UNIFORMS_PER_CHANNEL = 5
+KNOTS = 6
 
 
 class Parameters(NamedTuple):
@@ -57,6 +60,8 @@ class Parameters(NamedTuple):
     """(B, G) float32: pixels down."""
     shear: Tensor
     """(B, G) float32: pixels of x to the left per pixel of y down, the tangent of torchvision's angle."""
+    knots: Tensor
+    """(B, G, 2, 6, 6) float32: pixels right and down from where the content comes, at knots from border to border."""
     brightness: Tensor
     """(B,) float32 factor."""
     contrast: Tensor
@@ -77,26 +82,36 @@ class Parameters(NamedTuple):
     """(B,) int64."""
 
 
-def uniforms(batch: int, channels: int, generator: torch.Generator) -> Tensor:
+def uniforms(config: AugmentConfig, batch: int, channels: int, generator: torch.Generator) -> Tensor:
     """(batch, columns) float32 in [0, 1): all random numbers for `batch` images, on the generator's device.
 
-    Only `batch` and `channels` decide the size: turning an operation on or off, or `per_channel`, leaves every other
-    operation's numbers as they were.
+    Turning an operation on or off, or `per_channel`, leaves every other operation's numbers as they were.
     """
     columns = UNIFORMS_PER_IMAGE + UNIFORMS_PER_CHANNEL * channels
-    return torch.rand(batch, columns, generator=generator, device=generator.device)
+    drawn = torch.rand(batch, columns, generator=generator, device=generator.device)
+    if not config.elastic_pixels:
+        return drawn
+    knots = torch.rand(batch, channels * 2 * KNOTS**2, generator=generator, device=generator.device)
+    return torch.cat((drawn, knots), 1)
 
 
 def parameters_of(config: AugmentConfig, uniform: Tensor, image_size: int) -> Parameters:
     """What happens to images of `image_size` x `image_size` pixels, by the rows of `uniforms`, on their device."""
     batch = len(uniform)
-    channels = (uniform.shape[1] - UNIFORMS_PER_IMAGE) // UNIFORMS_PER_CHANNEL
+    knots_per_channel = 2 * KNOTS**2 if config.elastic_pixels else 0
+    channels = (uniform.shape[1] - UNIFORMS_PER_IMAGE) // (UNIFORMS_PER_CHANNEL + knots_per_channel)
     (
         crop_y, crop_x, flip, brightness, contrast, saturation, hue,
         blurred, sigma, erased, area, aspect, top, left,
     ) = uniform[:, :UNIFORMS_PER_IMAGE].unbind(1)  # fmt: skip
-    affine = uniform[:, UNIFORMS_PER_IMAGE:].view(batch, UNIFORMS_PER_CHANNEL, channels)
-    rotation, scale, shift_x, shift_y, shear = affine[:, :, : channels if config.per_channel else 1].unbind(1)
+    groups = channels if config.per_channel else 1
+    end = UNIFORMS_PER_IMAGE + UNIFORMS_PER_CHANNEL * channels
+    affine = uniform[:, UNIFORMS_PER_IMAGE:end].view(batch, UNIFORMS_PER_CHANNEL, channels)
+    rotation, scale, shift_x, shift_y, shear = affine[:, :, :groups].unbind(1)
+    if config.elastic_pixels:
+        knots = uniform[:, end:].view(batch, channels, 2, KNOTS, KNOTS)[:, :groups]
+    else:
+        knots = uniform.new_full((batch, groups, 2, KNOTS, KNOTS), 0.5)
 
     # The largest float32 u below 1 is 1 - 2^-24, so u * n never rounds up to a whole n: truncation gives 0..n-1.
     offsets = 2 * config.crop_padding + 1
@@ -111,6 +126,7 @@ def parameters_of(config: AugmentConfig, uniform: Tensor, image_size: int) -> Pa
         shift_x=_between(-config.shift_pixels, config.shift_pixels, shift_x),
         shift_y=_between(-config.shift_pixels, config.shift_pixels, shift_y),
         shear=_between(-config.shear, config.shear, shear),
+        knots=_between(-config.elastic_pixels, config.elastic_pixels, knots),
         brightness=_between(1 - config.brightness, 1 + config.brightness, brightness),
         contrast=_between(1 - config.contrast, 1 + config.contrast, contrast),
         saturation=_between(1 - config.saturation, 1 + config.saturation, saturation),
@@ -125,7 +141,7 @@ def parameters_of(config: AugmentConfig, uniform: Tensor, image_size: int) -> Pa
 
 def draw(config: AugmentConfig, batch: int, image_size: int, channels: int, generator: torch.Generator) -> Parameters:
     """Parameters for `batch` images of `image_size` x `image_size` pixels, on the generator's device."""
-    return parameters_of(config, uniforms(batch, channels, generator), image_size)
+    return parameters_of(config, uniforms(config, batch, channels, generator), image_size)
 
 
 def _between(low: float, high: float, uniform: Tensor) -> Tensor:
@@ -149,10 +165,10 @@ def augment(
     """
     # Measured with benchmarks/augment.py (draw included), 512 images of 32x32, torch 2.15, one thread of a shared Xeon:
     # 22,000 to 40,000 images/s with everything on (by load of the machine), 21,000 to 28,000 with per_channel as well.
-    moved = config.rotation_degrees or config.scale or config.shift_pixels or config.shear
+    moved = config.rotation_degrees or config.scale or config.shift_pixels or config.shear or config.elastic_pixels
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     if moved or config.crop_padding or config.flip:
-        pixels = _resample(pixels, parameters, whole_pixels=not moved, padding_mode=config.padding_mode)
+        pixels = _resample(pixels, parameters, config, whole_pixels=not moved)
     if config.brightness or config.contrast or config.saturation or config.hue:
         pixels = _recolour(pixels, parameters, has_contrast=config.contrast > 0)
     if config.blur_probability:
@@ -179,31 +195,32 @@ def _normalise_in_place(pixels: Tensor, mean: Sequence[float], std: Sequence[flo
     return pixels
 
 
-def _resample(pixels: Tensor, parameters: Parameters, *, whole_pixels: bool, padding_mode: str) -> Tensor:
-    """Crop, flip, rotation, scale, shear and shift in one look-up; `whole_pixels` says that only crop and flip are on.
+def _resample(pixels: Tensor, parameters: Parameters, config: AugmentConfig, *, whole_pixels: bool) -> Tensor:
+    """Crop to elastic deformation in one look-up; `whole_pixels` says that only crop and flip are on.
 
     `_source` gives coordinates in which -1 and 1 are the centres of the outer pixels (align_corners). In these,
     grid_sample's reflection repeats no border pixel, exactly as reflect padding does.
     """
     batch, channels, height, width = pixels.shape
     groups = 1 if whole_pixels else parameters.rotation.shape[1]
-    grid = _source(parameters, groups=groups, height=height, width=width)
+    grid = _source(parameters, groups=groups, height=height, width=width, elastic=config.elastic_pixels > 0)
     sampled = F.grid_sample(
         pixels.view(batch * groups, channels // groups, height, width),
         grid,
         # Nearest copies pixels exactly, where the rounding of the coordinates would blend in 1e-6 of a neighbour.
         mode="nearest" if whole_pixels else "bilinear",
-        padding_mode=padding_mode,
+        padding_mode=config.padding_mode,
         align_corners=True,
     )
     return sampled.view(batch, channels, height, width)
 
 
-def _source(parameters: Parameters, *, groups: int, height: int, width: int) -> Tensor:
+def _source(parameters: Parameters, *, groups: int, height: int, width: int, elastic: bool) -> Tensor:
     """Where every pixel of the result comes from: (B * groups, H, W, 2) float32 of (x, y) in grid_sample's units.
 
     With coordinates p relative to the centre of the image, the result shows at p what lies at
-    Flip A^-1 (p - shift) + crop, where A = scale * Rotation * Shear as in torchvision's `affine`.
+    Flip A^-1 (p + d(p) - shift) + crop, where A = scale * Rotation * Shear as in torchvision's `affine` and d is the
+    elastic deformation, bicubic between its knots.
     """
     device = parameters.rotation.device
     rotation, scale, shift_x, shift_y, shear = (
@@ -225,6 +242,9 @@ def _source(parameters: Parameters, *, groups: int, height: int, width: int) -> 
     half_width, half_height = (width - 1) / 2, (height - 1) / 2
     x = torch.arange(width, device=device) - half_width
     y = torch.arange(height, device=device)[:, None] - half_height
+    if elastic:
+        shifts = F.interpolate(parameters.knots.flatten(0, 1), (height, width), mode="bicubic", align_corners=True)
+        x, y = x + shifts[:, :1], y + shifts[:, 1:]
     from_x = torch.stack((x_from_x / half_width, y_from_x / half_height), dim=2).view(-1, 2, 1, 1)
     from_y = torch.stack((x_from_y / half_width, y_from_y / half_height), dim=2).view(-1, 2, 1, 1)
     from_1 = torch.stack((x_from_1 / half_width, y_from_1 / half_height), dim=2).view(-1, 2, 1, 1)

@@ -43,10 +43,11 @@ class Batches:
         Drawn on the CPU, so that every kind of device sees the same; a few numbers per image.
         """
         config, size = self.config, self.config.train.global_batch_size
+        numbers = uniforms(config.data.augmentation, size, 3, generator(config.seed, "augment", step))
         indices = batch_indices(config.seed, step, size, len(self.split("train").labels))
         return {
             "indices": indices[self.rows],
-            "augmentation": uniforms(size, 3, generator(config.seed, "augment", step))[self.rows],
+            "augmentation": numbers[self.rows],
         }
 
     def local(self, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,6 +22,7 @@ EVERYTHING = AugmentConfig(
     **COLOUR.model_dump(exclude_defaults=True),
     crop_padding=4,
     flip=True,
+    elastic_pixels=2,
     blur_probability=0.5,
     erasing_probability=0.5,
 )
@@ -178,6 +179,39 @@ def test_flip_comes_before_the_affine_map():
     torch.testing.assert_close(plain(images, parameters, config), torch.stack(expected), rtol=0, atol=GREY_LEVEL)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_elastic_deformation_comes_after_flip_and_equals_torchvision_elastic_by_the_same_shifts(per_channel):
+    config = AugmentConfig(flip=True, elastic_pixels=3, per_channel=per_channel)
+    images, parameters = random_images(), drawn(config)
+    result = plain(images, parameters, config)
+    for index in range(BATCH):
+        for channel in range(3):
+            knots = parameters.knots[index, channel if per_channel else 0]
+            shifts = torch.nn.functional.interpolate(knots[None], (SIZE, SIZE), mode="bicubic", align_corners=True)
+            image = unit(images)[index, channel][None]
+            image = tv.horizontal_flip(image) if parameters.flip[index] else image
+            expected = tv.elastic(image, shifts.permute(0, 2, 3, 1) * 2 / SIZE)  # half the side is 1
+            torch.testing.assert_close(result[index, channel], expected[0], rtol=0, atol=1e-4)
+
+
+def test_an_image_moves_as_far_at_a_knot_as_drawn_there():
+    # A ramp of one grey level per pixel: what is seen at a place tells where it comes from.
+    config = AugmentConfig(elastic_pixels=2, padding_mode="reflection")
+    ramp = torch.arange(0, 26, dtype=torch.uint8).expand(BATCH, 3, 26, 26)
+    parameters = draw(config, BATCH, 26, 3, generator(0, "augment"))
+    seen = plain(ramp, parameters, config) * 255 - ramp
+    inner = slice(5, 25, 5)  # six knots on 26 pixels: five pixels apart
+    expected = parameters.knots[:, :, 0, 1:5, 1:5].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(seen[:, :, inner, inner], expected, rtol=0, atol=1e-3)
+
+
+def test_knots_are_uniform_in_their_range():
+    values = drawn(EVERYTHING, batch=400).knots.flatten()
+    assert abs(torch.histc(values, 10, -2, 2) / len(values) - 0.1).max() < 0.01  # 5.7 standard deviations
+    assert -2 <= values.min() < -1.99
+    assert 1.99 < values.max() <= 2
+
+
 def test_per_channel_equals_torchvision_affine_on_each_channel():
     config = AFFINE.model_copy(update={"per_channel": True})
     images, parameters = random_images(), drawn(config)
@@ -299,8 +333,9 @@ def test_erasing_sets_the_drawn_rectangle_to_the_mean_colour():
 
 
 def test_the_stages_follow_one_another_in_the_order_of_the_config():
-    config = EVERYTHING.model_copy(update={"crop_padding": 0, "hue": 0.0, "padding_mode": "reflection"})
-    config = config.model_copy(update={"brightness": 0.2, "contrast": 0.2, "saturation": 0.2})
+    config = EVERYTHING.model_copy(update={"crop_padding": 0, "elastic_pixels": 0.0, "hue": 0.0})
+    config = config.model_copy(update=dict.fromkeys(("brightness", "contrast", "saturation"), 0.2))
+    config = config.model_copy(update={"padding_mode": "reflection"})
     images, parameters = random_images(100, 150), drawn(config)
     expected = []
     for i, image in enumerate(unit(images)):
@@ -329,7 +364,7 @@ def test_no_value_is_read_on_the_host():
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_ranks_slice_of_the_parameters_gives_its_slice_of_the_global_batch(per_channel):
     config = EVERYTHING.model_copy(update={"per_channel": per_channel})
-    images, uniform = random_images(batch=12), uniforms(12, 3, generator(0, "augment"))
+    images, uniform = random_images(batch=12), uniforms(config, 12, 3, generator(0, "augment"))
     whole = augment(images, parameters_of(config, uniform, SIZE), config, mean=MEAN, std=STD)
     parts = [
         augment(images[rows], parameters_of(config, uniform[rows], SIZE), config, mean=MEAN, std=STD)
@@ -352,6 +387,7 @@ def test_turning_operations_on_or_off_leaves_the_numbers_of_the_others():
     assert torch.equal(alone.rotation[:, 0], everything.rotation[:, 0])
     assert torch.equal(alone.shear[:, 0], everything.shear[:, 0])
     assert torch.equal(drawn(COLOUR).hue, everything.hue)
+    assert torch.equal(drawn(AugmentConfig(elastic_pixels=2)).knots[:, 0], everything.knots[:, 0])
 
 
 MANY = 20_000
