@@ -1,5 +1,8 @@
 """AddNIST with a plain network, from three channels to 20 logits: 97,484 parameters, batch 256.
 
+97.66 % (97.34 to 97.94) on the test split of AddNIST regenerated from MNIST (seed 0, moving average, last step, test
+read once; bf16, 2 cores of an AMD EPYC, 11 minutes); paper B has 74.9 %. The archive is in results/.
+
 hpcvision train addnist_generic
 """
 

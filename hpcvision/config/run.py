@@ -1,5 +1,6 @@
 """One frozen object that says everything about a run, and the fingerprint that is its identity."""
 
+import functools
 import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
@@ -31,6 +32,7 @@ ADDED_LATER = {
     ("sample", "eta"): 0.0,
     ("sample", "variance"): "small",
     ("sample", "guidance_interval"): None,
+    ("data", "augmentation", "elastic_pixels"): 0.0,
 }
 
 
@@ -170,9 +172,10 @@ class RunConfig(Frozen):
     def fingerprint(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the configuration without `name`, `cadence` and `ADDED_LATER`."""
         science = self.model_dump(mode="json", exclude={"name", "cadence"})
-        for (part, field), value in ADDED_LATER.items():
-            if field in science[part] and science[part][field] == value:
-                del science[part][field]
+        for (*parts, field), value in ADDED_LATER.items():
+            part = functools.reduce(dict.__getitem__, parts, science)
+            if field in part and part[field] == value:
+                del part[field]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

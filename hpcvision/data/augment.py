@@ -31,8 +31,7 @@ GREY = (0.299, 0.587, 0.114)
 # Height by width of an erased rectangle, log-uniform: torchvision's RandomErasing.
 ERASING_ASPECT = (0.3, 3.3)
 # Of an image: crop y, x; flip; brightness, contrast, saturation, hue; blur or not, sigma; erase or not, area, aspect,
-# top, left. Of each of its channels: rotation, scale, shift x, shift y, shear. Behind them all, of each channel, with
-# elastic deformation only: x and y at the knots.
+# top, left. Of each of its channels: rotation, scale, shift x, shift y, shear; behind them, if elastic, x, y at knots.
 UNIFORMS_PER_IMAGE = 14
 UNIFORMS_PER_CHANNEL = 5
 KNOTS = 6
@@ -89,10 +88,8 @@ def uniforms(config: AugmentConfig, batch: int, channels: int, generator: torch.
     """
     columns = UNIFORMS_PER_IMAGE + UNIFORMS_PER_CHANNEL * channels
     drawn = torch.rand(batch, columns, generator=generator, device=generator.device)
-    if not config.elastic_pixels:
-        return drawn
-    knots = torch.rand(batch, channels * 2 * KNOTS**2, generator=generator, device=generator.device)
-    return torch.cat((drawn, knots), 1)
+    knots = channels * 2 * KNOTS**2 if config.elastic_pixels else 0
+    return torch.cat((drawn, torch.rand(batch, knots, generator=generator, device=generator.device)), 1)
 
 
 def parameters_of(config: AugmentConfig, uniform: Tensor, image_size: int) -> Parameters:
@@ -108,10 +105,8 @@ def parameters_of(config: AugmentConfig, uniform: Tensor, image_size: int) -> Pa
     end = UNIFORMS_PER_IMAGE + UNIFORMS_PER_CHANNEL * channels
     affine = uniform[:, UNIFORMS_PER_IMAGE:end].view(batch, UNIFORMS_PER_CHANNEL, channels)
     rotation, scale, shift_x, shift_y, shear = affine[:, :, :groups].unbind(1)
-    if config.elastic_pixels:
-        knots = uniform[:, end:].view(batch, channels, 2, KNOTS, KNOTS)[:, :groups]
-    else:
-        knots = uniform.new_full((batch, groups, 2, KNOTS, KNOTS), 0.5)
+    knots = uniform[:, end:] if config.elastic_pixels else uniform.new_full((batch, channels * 2 * KNOTS**2), 0.5)
+    knots = knots.view(batch, channels, 2, KNOTS, KNOTS)[:, :groups]
 
     # The largest float32 u below 1 is 1 - 2^-24, so u * n never rounds up to a whole n: truncation gives 0..n-1.
     offsets = 2 * config.crop_padding + 1
@@ -219,16 +214,11 @@ def _source(parameters: Parameters, *, groups: int, height: int, width: int, ela
     """Where every pixel of the result comes from: (B * groups, H, W, 2) float32 of (x, y) in grid_sample's units.
 
     With coordinates p relative to the centre of the image, the result shows at p what lies at
-    Flip A^-1 (p + d(p) - shift) + crop, where A = scale * Rotation * Shear as in torchvision's `affine` and d is the
-    elastic deformation, bicubic between its knots.
+    Flip A^-1 (p + d(p) - shift) + crop, where A = scale * Rotation * Shear as in torchvision's `affine`, d is elastic.
     """
     device = parameters.rotation.device
-    rotation, scale, shift_x, shift_y, shear = (
-        values[:, :groups]
-        for values in (
-            parameters.rotation, parameters.scale, parameters.shift_x, parameters.shift_y, parameters.shear
-        )
-    )  # fmt: skip
+    moves = (parameters.rotation, parameters.scale, parameters.shift_x, parameters.shift_y, parameters.shear)
+    rotation, scale, shift_x, shift_y, shear = (values[:, :groups] for values in moves)
     angle = torch.deg2rad(rotation)
     cosine, sine = angle.cos() / scale, angle.sin() / scale
     mirror = 1 - 2 * parameters.flip.float()[:, None]

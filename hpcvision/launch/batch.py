@@ -80,8 +80,10 @@ ME = 'me="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARR
 
 def lines_before(profile: Profile, again: str) -> list[str]:
     """The script's lines before the command; `again`: a path as the shell reads it, for `lines_after`."""
+    own = profile.node_folder  # the shell replaces its variables
     return [
         *profile.setup,
+        *([f'mkdir -p "{own}" && export TMPDIR="{own}"'] if own else []),
         f"export OMP_NUM_THREADS={profile.cpus_per_task} SRUN_CPUS_PER_TASK={profile.cpus_per_task}",
         ME,
         "# The run stops itself in time for its end; older Slurm does not tell the end to the job, so ask.",

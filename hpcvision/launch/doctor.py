@@ -60,7 +60,7 @@ def examine(profile: Profile, runs: Path) -> Iterator[Finding]:
                 yield driver(profile, Placement(profile.nodes, profile.tasks_per_node, profile.gpus_per_node, 1))
             yield shared(runs, profile)
     yield room(runs)
-    yield from staged()
+    yield from staged(profile)
 
 
 def slurm(profile: Profile) -> Iterator[Finding]:
@@ -244,7 +244,7 @@ def quota() -> str:
     return " ".join(done.stdout.split()) if done.returncode == 1 else ""
 
 
-def staged() -> Iterator[Finding]:
+def staged(profile: Profile) -> Iterator[Finding]:
     """Data sets and the weights of the FID's network; nodes often reach no internet."""
     from hpcvision import data
     from hpcvision.metrics.fidelity import INCEPTION_FILE
@@ -254,7 +254,8 @@ def staged() -> Iterator[Finding]:
         if facts["prepared"]:
             yield Finding("PASS", name, f"prepared in {data_folder().absolute()}")
         else:
-            where = "" if os.environ.get("HPCVISION_DATA") else " after export HPCVISION_DATA=FOLDER"
+            where = " here, as nodes reach no internet" if profile.internet_on_nodes is False else ""
+            where += "" if os.environ.get("HPCVISION_DATA") else ", after export HPCVISION_DATA=FOLDER"
             yield Finding("WARN", name, f"not in {data_folder().absolute()}; run{where}: hpcvision data fetch {name}")
     if (data.inception_folder() / INCEPTION_FILE).exists():
         yield Finding("PASS", "inception", "its weights are staged")

@@ -52,13 +52,13 @@ class Profile(Frozen):
     shared_folder: Path | None = None
     """A large folder that login node and nodes share, for runs and data."""
     node_folder: str | None = None
-    """A folder of every node's own, such as $TMPDIR."""
+    """A folder of every node's own, such as /local/$USER: TMPDIR of the job, also for what torch.compile builds."""
     max_array_size: int = Field(1000, ge=1)
     """Slurm: tasks of one array; more runs become several arrays (scontrol show config: MaxArraySize - 1)."""
     max_submitted_jobs: int | None = Field(None, ge=1)
     """Slurm: jobs that one user may have in the queue; more runs are packed several into a job."""
     internet_on_nodes: bool | None = None
-    """Whether nodes reach the internet; None is unknown. hpcvision never needs it there."""
+    """Whether nodes reach the internet; None is unknown. hpcvision never needs it there; doctor says where to fetch."""
     srun_options: tuple[str, ...] = ()
     """Further options for srun."""
     exclude: tuple[str, ...] = ()
@@ -72,6 +72,10 @@ class Profile(Frozen):
             for word in words:
                 if word is not None and not re.fullmatch(r"[\w.,@+\[\]-]+", word):
                     raise ValueError(f"{name}={word!r}: write letters, digits and . , _ - @ + only")
+        if self.node_folder is not None and not re.fullmatch(r"[\w./${}-]+", self.node_folder):
+            raise ValueError(
+                f"node_folder={self.node_folder!r}: write a path of letters, digits and . / _ - or $VARIABLE"
+            )
         if (self.memory == "none") != (self.memory_gb is None):
             raise ValueError(f"memory={self.memory} and memory_gb={self.memory_gb}: give both or neither")
         if self.memory == "per_gpu" and not self.gpus_per_node:

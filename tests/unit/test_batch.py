@@ -73,6 +73,17 @@ def test_no_value_of_a_command_reaches_the_shell_unquoted(value):
     assert "#SBATCH --job-name=x\n" in text
 
 
+def test_temporary_files_of_a_job_go_to_the_nodes_own_folder(tmp_path):
+    profile = Profile(node_folder=str(tmp_path) + "/${WHO}/it")
+    command = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
+    text = batch.script("x", profile, PLACE, command, log="log")
+    (tmp_path / "srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done; "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "WHO": "me", "SLURM_JOB_END_TIME": "1"}
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}/me/it\n", done.stderr
+
+
 @pytest.mark.parametrize("name", ["it's", "a b", "$(x)", "two\nlines", "Grüße"])
 def test_a_name_becomes_one_that_slurm_can_hold(name):
     kept = batch.options(name, Profile(), PLACE)["job-name"]
@@ -127,6 +138,7 @@ def test_a_short_stay_keeps_a_quarter_of_itself_free_and_a_long_one_a_minute():
 @pytest.mark.parametrize(
     "text, complaint",
     [
+        ('node_folder = "/x$(id)"', "node_folder='/x$(id)': write a path of letters, digits and"),
         ("memory_gb = 3", "memory=none and memory_gb=3.0: give both or neither"),
         ('memory = "per_gpu"\nmemory_gb = 3', "memory=per_gpu needs gpus_per_node above 0"),
         ("wall_time = 3", "wall_time: Extra inputs are not permitted"),

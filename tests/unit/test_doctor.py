@@ -60,6 +60,13 @@ def test_a_profile_for_this_machine_is_examined_without_slurm(tmp_path, monkeypa
     assert subjects == ["disk", "cifar100", "addnist", "inception"]
 
 
+def test_data_is_fetched_here_where_the_nodes_reach_no_internet(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPCVISION_DATA", str(tmp_path))
+    said = [finding.words for known in (False, None) for finding in doctor.staged(Profile(internet_on_nodes=known))]
+    assert f"not in {tmp_path}; run here, as nodes reach no internet: hpcvision data fetch addnist" in said
+    assert f"not in {tmp_path}; run: hpcvision data fetch addnist" in said
+
+
 def test_a_cluster_profile_on_a_machine_without_slurm_is_a_fail_and_no_crash(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("HPCVISION_DATA", str(tmp_path))
