@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpcvision.config.run import flatten
 from hpcvision.errors import CapExceeded, UserError
 from hpcvision.models import build_model
 from hpcvision.results import load, load_model, load_sweep
@@ -266,7 +267,7 @@ def test_archives_of_format_1_are_read_for_ever():
     run = load(STORED / "format1_run.h5")
     known = json.loads((STORED / "format1.json").read_text())
     assert run.digest == known["digest"]
-    assert run.settings == known["settings"]
+    assert flatten(known["settings"]).items() <= flatten(run.settings).items()  # later versions have more settings
     assert run.train["loss"].tolist() == pytest.approx(known["loss"])
     assert {name: float(values.sum()) for name, values in run.weights["ema"].items()} == pytest.approx(known["sums"])
     assert run.samples["random"][3].sum() == known["pixels"]
