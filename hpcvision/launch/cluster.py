@@ -217,7 +217,7 @@ def runs_to_submit(
 def grouped(
     configs: list[RunConfig], place: Placement, profile: Profile, runs_per_job: int | None, chain: int
 ) -> list[list[RunConfig]]:
-    """The runs of every job: as many as asked for, else as few as the limit on the jobs of one user allows."""
+    """The runs of every job: as many as asked for, or more where the limit on the jobs of one user needs it."""
     most = len(configs)
     if profile.max_submitted_jobs:
         most = (profile.max_submitted_jobs - queue.own_jobs()) // chain

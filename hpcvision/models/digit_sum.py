@@ -28,7 +28,7 @@ class DigitSum(nn.Module):
             *(nn.Conv2d(second, third, 3, padding=1), nn.BatchNorm2d(third), nn.ReLU()),
             *(nn.Conv2d(third, fourth, 3, padding=1), nn.BatchNorm2d(fourth), nn.ReLU()),
             # What a stroke looks like matters, not where it is.
-            *(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(config.dropout), nn.Linear(fourth, DIGITS)),
+            *(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(fourth, DIGITS)),
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
