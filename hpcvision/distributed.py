@@ -1,4 +1,4 @@
-"""Processes of one run: who they are, how they meet, and what they exchange."""
+"""Processes of one run: how they meet, and what they exchange."""
 
 import atexit
 import json
@@ -6,8 +6,6 @@ import os
 import socket
 import time
 import uuid
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,61 +15,13 @@ import torch.distributed as dist
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.place import Place
 from hpcvision.rundir import write_json
 from hpcvision.stopping import end_process
 
 MEETING_SECONDS = 120.0  # a rank that has not come by then is named in the error
 CONNECT_SECONDS = 5.0  # one try; a stale announcement must not use up the time for the meeting
 COLLECTIVE_SECONDS = 300.0  # small models exchange in milliseconds; a longer silence means that a rank is gone
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process this is among those of the same run, as told by whoever started it."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    node_count: int = 1
-    job_id: str = "local"
-    restart: int = 0
-    is_slurm_task: bool = False
-    """Started by srun, so that Slurm's numbers for a task are this process's."""
-
-    @staticmethod
-    def from_environment(environment: Mapping[str, str] | None = None) -> "Place":
-        """Read from hpcvision's own launcher, submitit's local executor, or srun; else a world of one."""
-        env = os.environ if environment is None else environment
-        if "HPCVISION_RANK" in env:
-            return Place(
-                rank=int(env["HPCVISION_RANK"]),
-                world_size=int(env["HPCVISION_WORLD_SIZE"]),
-                local_rank=int(env["HPCVISION_RANK"]),
-                job_id=env["HPCVISION_JOB_ID"],
-            )
-        if env.get("SUBMITIT_EXECUTOR") == "local":
-            return Place(
-                rank=int(env["SUBMITIT_LOCAL_GLOBALID"]),
-                world_size=int(env["SUBMITIT_LOCAL_NTASKS"]),
-                local_rank=int(env["SUBMITIT_LOCAL_LOCALID"]),
-                job_id=f"submitit-{env['SUBMITIT_LOCAL_JOB_ID']}",
-            )
-        if "SLURM_STEP_ID" in env:
-            return Place(
-                rank=int(env["SLURM_PROCID"]),
-                world_size=int(env["SLURM_STEP_NUM_TASKS"]),
-                local_rank=int(env["SLURM_LOCALID"]),
-                node_count=int(env.get("SLURM_STEP_NUM_NODES", "1")),
-                job_id=f"slurm-{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}",
-                restart=int(env.get("SLURM_RESTART_COUNT", "0")),
-                is_slurm_task=True,
-            )
-        if int(env.get("SLURM_NTASKS", "1")) > 1:
-            warnings.warn(
-                f"Slurm gave {env['SLURM_NTASKS']} tasks but only this one was started; put srun before the command",
-                stacklevel=2,
-            )
-        return Place()
 
 
 @dataclass(frozen=True)
@@ -177,13 +127,23 @@ def check_own_gpus(store: Store, place: Place, gpu: str) -> None:
         )
 
 
+def announcement_of(place: Place, folder: Path) -> Path:
+    """The file in which rank 0 of this stay says where to meet, or that it still waits."""
+    return folder / f"meeting-{place.job_id}-{place.restart}.json"
+
+
+def announce_waiting(place: Place, folder: Path) -> None:
+    """Let the other ranks wait for another `MEETING_SECONDS`, as rank 0 cannot come yet."""
+    write_json(announcement_of(place, folder), {"waiting since": time.time()})
+
+
 def meet(place: Place, folder: Path, seconds: float) -> Store:
     """A TCP store that all ranks are connected to.
 
     A port cannot be reserved, only bound, so rank 0 binds first and then announces where in a file of the run folder,
     whose name holds job and restart; the others poll for it.
     """
-    announcement = folder / f"meeting-{place.job_id}-{place.restart}.json"
+    announcement = announcement_of(place, folder)
     deadline = time.monotonic() + seconds
     timeout = timedelta(seconds=COLLECTIVE_SECONDS)
     if place.rank == 0:
@@ -219,12 +179,18 @@ def missing_ranks(store: Store, keys: list[str]) -> str:
 
 
 def connect(announcement: Path, place: Place, seconds: float) -> Store:
-    """The store that rank 0 announced; one that does not answer, or not with the announced token, is an old one."""
-    deadline = time.monotonic() + seconds
+    """The store that rank 0 announced; one that does not answer, or not with the announced token, is an old one.
+
+    Any news of rank 0 gives it `seconds` more.
+    """
+    deadline, said = time.monotonic() + seconds, ""
     attempt = timedelta(seconds=min(seconds, CONNECT_SECONDS))
     while time.monotonic() < deadline:
         try:
-            there = json.loads(announcement.read_text())
+            before, said = said, announcement.read_text()
+            if said != before:
+                deadline = time.monotonic() + seconds
+            there = json.loads(said)
             store = TCPStore(
                 there["host"], there["port"], place.world_size, is_master=False, timeout=attempt, wait_for_workers=False
             )

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -30,6 +31,17 @@ NEEDS = {
     "browser": (browser_is_missing, "apt-get install chromium chromium-driver"),
     "gpu": (gpu_is_missing, "a machine with a CUDA device"),
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a user's cache holds is neither read nor written; pytest's workers inherit the controller's."""
+    if not hasattr(config, "workerinput"):
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hpcvision-tests-cache-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

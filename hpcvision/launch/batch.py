@@ -90,29 +90,37 @@ def lines_before(profile: Profile, again: str) -> list[str]:
         'if [ -z "$SLURM_JOB_END_TIME" ] && end=$(squeue -h -j "$me" -o %e) && end=$(date -d "$end" +%s)',
         'then export SLURM_JOB_END_TIME="$end"',
         "fi",
-        "# Rank 0 makes this file when the run has stopped before its last step.",
-        f"export HPCVISION_AGAIN={again}",
+        *(
+            [
+                "# Rank 0 makes this file when the run has stopped before its last step.",
+                f"export HPCVISION_AGAIN={again}",
+            ]
+            if profile.requeue
+            else [
+                "# Another process in the run's folder is waited for: this job cannot queue itself again.",
+                "export HPCVISION_ONE_TRY=1",
+            ]
+        ),
     ]
 
 
 def lines_after(profile: Profile) -> list[str]:
     """The script's lines after the command: an unfinished run goes back into the queue, unless it was cancelled."""
-    lines = ["code=$?"]
-    if profile.requeue:
-        lines += [
-            "# 143: ended by SIGTERM before it could listen, as a preempted job may be; but not for ever.",
-            'if [ -e "$HPCVISION_AGAIN" ] || { [ "$code" = 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; }',
-            'then rm -f "$HPCVISION_AGAIN"',
-            "    for try in 1 2 3 4 5 6 7 8 9 10  # while Slurm's controller gives no answer",
-            '    do state=$(squeue -h -j "$me" -o %T) && [ "$state" != RUNNING ] && break  # cancelled',
-            '        scontrol requeue "$me" && break',
-            "        sleep 5",
-            "    done",
-            "fi",
-        ]
-    else:
-        lines += ['rm -f "$HPCVISION_AGAIN"']
-    return [*lines, "exit $code"]
+    if not profile.requeue:
+        return ["exit $?"]
+    return [
+        "code=$?",
+        "# 143: ended by SIGTERM before it could listen, as a preempted job may be; but not for ever.",
+        'if [ -e "$HPCVISION_AGAIN" ] || { [ "$code" = 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; }',
+        'then rm -f "$HPCVISION_AGAIN"',
+        "    for try in 1 2 3 4 5 6 7 8 9 10  # while Slurm's controller gives no answer",
+        '    do state=$(squeue -h -j "$me" -o %T) && [ "$state" != RUNNING ] && break  # cancelled',
+        '        scontrol requeue "$me" && break',
+        "        sleep 5",
+        "    done",
+        "fi",
+        "exit $code",
+    ]
 
 
 def script(

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from hpcvision.config import RunConfig
 from hpcvision.rundir import data_folder, write_json
 
 PACKAGE = Path(__file__).parent.parent
+MOST_KNOWN = 1000
+"""So many models are remembered, the latest."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +26,29 @@ class Facts:
     """Parameters and buffers."""
 
 
-def facts_of(config: RunConfig, runs: Path) -> Facts:
+def facts_of(config: RunConfig) -> Facts:
     """The facts about a run whose model is below the cap and whose data is staged; UserError when it is not so.
 
-    Found once for a model, the code of the models and the state of the data, and kept in `runs`: counting imports
-    torch, which takes a login node 1.4 s of CPU time, and reading the data set as long again.
+    Found once for a model, the code of the models and the state of the data, and kept in the user's cache: counting
+    imports torch, which takes a login node 1.4 s of CPU time, and reading the data set as long again.
     """
-    cache, key = runs / ".checked.json", key_of(config)
+    cache, key = cache_folder() / "checked.json", key_of(config)
     known: dict[str, dict[str, int]] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(cache.read_text())
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = dict(json.loads(cache.read_text()))
     with contextlib.suppress(KeyError, TypeError):
         return Facts(**known[key])
     facts = find(config)  # which prepares the data where that was not done yet
     if config.data.source == "synthetic" or prepared_files():
-        with contextlib.suppress(OSError):  # a folder that cannot be written is told of by whoever needs it
-            write_json(cache, known | {key_of(config): asdict(facts)})
+        with contextlib.suppress(OSError):  # then it is found again the next time
+            write_json(cache, dict([*known.items(), (key_of(config), asdict(facts))][-MOST_KNOWN:]))
     return facts
+
+
+def cache_folder() -> Path:
+    """What may be lost, of this user: `$XDG_CACHE_HOME/hpcvision`, by default `~/.cache/hpcvision`."""
+    home = os.environ.get("HOME") or os.devnull  # in which nothing can be read or written
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache"), "hpcvision")
 
 
 def find(config: RunConfig) -> Facts:

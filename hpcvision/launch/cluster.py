@@ -13,7 +13,8 @@ from hpcvision.errors import UserError
 from hpcvision.launch import queue
 from hpcvision.launch.batch import Placement, check_path, script
 from hpcvision.launch.checked import facts_of
-from hpcvision.launch.job import only_one, prepare
+from hpcvision.launch.job import prepare
+from hpcvision.launch.lock import only_one
 from hpcvision.launch.profile import Profile, load_profile
 from hpcvision.rundir import Heartbeat, RunDir, data_folder, write_json
 
@@ -114,7 +115,7 @@ def submit_to_cluster(
         slurm.check_shared(data_folder(), profile, "set HPCVISION_DATA to")
     check_path(runs.absolute())
     for config in configs:
-        facts_of(config, runs)
+        facts_of(config)
     chosen, waits = runs_to_submit(configs, runs, fresh=fresh, again=again)
     if not chosen:
         return []

@@ -17,6 +17,7 @@ from hpcvision.config.run import Weights
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch.job import leave_trace
 from hpcvision.launch.local import run_processes, usable_cores
+from hpcvision.place import Place
 from hpcvision.rundir import RunDir, write_json
 from hpcvision.stopping import CtrlC, StopRequest
 
@@ -204,14 +205,11 @@ def score_run(
 
 def this_is_the_main_process() -> bool:
     """False on the other ranks under srun, which have nothing to say."""
-    from hpcvision.distributed import Place
-
     return Place.from_environment().rank == 0
 
 
 def generate_here(request: "Request", processes: int | None) -> None:
     """Do what is asked in processes of this machine, or as one rank under srun; Ctrl-C leaves nothing behind."""
-    from hpcvision.distributed import Place
     from hpcvision.launch.submit import gpus_here
 
     output = Path(request.output)
@@ -257,7 +255,7 @@ def run_request(rundir: RunDir, request: "Request | None" = None) -> None:
     from hpcvision.training.requests import WORK, Request, Work, images_to_draw
 
     request = request or Request(**json.loads(rundir.request.read_text()))
-    place = distributed.Place.from_environment()
+    place = Place.from_environment()
     try:
         rank = distributed.start(place, rundir.folder)
         with Work(request, rank, images_to_draw(request)) as work:

@@ -2,21 +2,20 @@
 
 import atexit
 import contextlib
-import fcntl
 import os
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcvision.config import RunConfig
 from hpcvision.errors import FolderInUse, TrainingStopped, UserError
 from hpcvision.launch.batch import leave_seconds
+from hpcvision.launch.lock import in_turn, only_one
+from hpcvision.place import Place
 from hpcvision.rundir import RunDir, cannot_write, open_run, read_journal
 from hpcvision.stopping import StopRequest, end_process
 
@@ -120,13 +119,13 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
     from hpcvision import distributed
     from hpcvision.training.loop import train
 
-    place = distributed.Place.from_environment()
+    place = Place.from_environment()
     if place.rank == 0:
         rundir.failure.unlink(missing_ok=True)  # of an earlier stay
     try:
         if place.restart:
             check_progress(rundir)
-        with only_one(rundir) if place.rank == 0 else nothing():
+        with in_turn(rundir, place, stop) if place.rank == 0 else contextlib.nullcontext():
             rank = distributed.start(place, rundir.folder)
             outcome = train(config, rundir, rank, stop, read_test=read_test)
             distributed.stop()
@@ -209,34 +208,6 @@ def leave_trace(rundir: RunDir, rank: int, error: Exception) -> bool:
     return True
 
 
-@contextmanager
-def nothing() -> Iterator[None]:
-    """No lock."""
-    yield
-
-
-@contextmanager
-def only_one(rundir: RunDir, *, shared: bool = False, name: str = "lock") -> Iterator[None]:
-    """Holds the run folder; raises UserError when another process trains in it. Where locks fail, there is none.
-
-    shared: others that say so may hold it at the same time.
-    """
-    try:
-        file = (rundir.folder / name).open("a+")  # readable, too: NFS refuses a shared lock otherwise
-    except OSError as error:
-        raise cannot_write(rundir.folder, error) from None
-    with file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUse(
-                f"another process is training in {rundir.folder}; wait for it, or stop it with Ctrl-C or kill -TERM"
-            ) from None
-        except OSError:
-            pass
-        yield
-
-
 def prepare(config: RunConfig, runs: Path, *, fresh: bool = False, on_cluster: bool = False) -> RunDir:
     """The run's folder, ready to be trained in; fresh=True sets an old one aside first.
 
@@ -248,7 +219,7 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False, on_cluster: b
     from hpcvision.launch.checked import facts_of
     from hpcvision.launch.space import check_space
 
-    facts = facts_of(config, runs)
+    facts = facts_of(config)
     folder = runs / config.folder_name
     if RunDir(folder).is_finished and not fresh:  # it is only going to be shown
         with contextlib.suppress(OSError):  # of a process that was killed when the main one had finished
@@ -267,7 +238,7 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False, on_cluster: b
         tempfile.TemporaryFile(dir=rundir.folder).close()
     except OSError as error:
         raise cannot_write(rundir.folder, error) from None
-    if not on_cluster:
+    if not on_cluster and any(rundir.folder.glob("checkpoint*")):  # a new run need not wait for torch here
         from hpcvision.training import checkpoint
 
         checkpoint.load(rundir)  # when none can be read, that is said here

@@ -8,17 +8,17 @@ from rich.console import Console
 
 from hpcvision.config import RunConfig
 from hpcvision.errors import UserError
-from hpcvision.launch.job import TrainJob, draw_pictures, only_one, prepare
+from hpcvision.launch.job import TrainJob, draw_pictures, prepare
 from hpcvision.launch.local import choose_processes, run_processes
+from hpcvision.launch.lock import only_one
 from hpcvision.launch.profile import Profile
 from hpcvision.launch.submit import follow, gpus_here, submit_here
+from hpcvision.place import Place
 from hpcvision.rundir import RunDir, runs_folder
 
 
 def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, fresh: bool) -> int:
     """Train on this machine, or as one rank under srun; the exit code."""
-    from hpcvision.distributed import Place
-
     place = Place.from_environment()
     if place.world_size > 1:
         if fresh:

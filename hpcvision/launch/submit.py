@@ -61,8 +61,14 @@ def detached(path: Path) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+# Where the drivers of NVIDIA, of its embedded boards, of Windows below Linux and of AMD show their cards.
+DEVICE_FILES = ("nvidia*", "nvhost*", "nvgpu*", "nvmap", "dxg", "kfd")
+
+
 def gpus_here() -> int:
-    """GPUs of this machine."""
+    """GPUs of this machine; torch, which takes a second to import, is only asked where a driver shows any."""
+    if not any(any(Path("/dev").glob(name)) for name in DEVICE_FILES):
+        return 0
     import torch
 
     return torch.cuda.device_count()

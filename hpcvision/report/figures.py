@@ -4,16 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from hpcvision.errors import UserError
-from hpcvision.results.reader import read_curves, read_images, read_rules, read_summary
+from hpcvision.results.reader import Columns, read_images, read_points, read_rules, read_summary
 from hpcvision.rundir import atomic_write
 
 # Okabe & Ito's colours, told apart by colour-blind readers too; raw is blue, the average orange.
@@ -39,9 +35,10 @@ def drawn_for_user(draw: Callable[[Any, Path], Path | None], archive: Path | lis
 def training_graph(archive: Path, picture: Path) -> Path:
     """Training and validation loss, and accuracy for classifiers, against the step; PNG, PDF or SVG by suffix."""
     summary = read_summary(archive)
-    train, evaluate = read_curves(archive)
+    train, evaluate = read_points(archive)
     names = ["loss"] + (["accuracy"] if "accuracy" in train else [])
-    figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 3.6), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         draw_curve(axis, train, evaluate, name)
     axes[0][0].legend(frameon=False)
@@ -50,7 +47,6 @@ def training_graph(archive: Path, picture: Path) -> Path:
         title += f", {summary.scored_split} accuracy {100 * summary.scores['accuracy']:.1f} %"
     figure.suptitle(title, fontsize="medium")
     save(figure, picture)
-    plt.close(figure)
     return picture
 
 
@@ -64,20 +60,13 @@ def samples_picture(archive: Path, picture: Path) -> Path | None:
         rows = pixels if pixels.ndim == 5 else in_rows(pixels)
         sheets[name] = rows.transpose(0, 2, 1, 3, 4).reshape(rows.shape[0] * rows.shape[2], -1, 3)
     heights = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]
-    figure, axes = plt.subplots(
-        len(sheets),
-        1,
-        figsize=(5, 5 * sum(heights) + 0.4 * len(sheets)),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(5, 5 * sum(heights) + 0.4 * len(sheets)), layout="constrained")
+    axes = figure.subplots(len(sheets), 1, height_ratios=heights, squeeze=False)
     for axis, (name, sheet) in zip(axes[:, 0], sheets.items(), strict=True):
         axis.imshow(sheet, interpolation="nearest")
         axis.set_title(titles.get(name, name), fontsize="small", loc="left", wrap=True)
         axis.axis("off")
     save(figure, picture)
-    plt.close(figure)
     return picture
 
 
@@ -100,18 +89,28 @@ def in_rows(images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.d
     return places.reshape(rows, SAMPLES_PER_ROW, *images.shape[1:])
 
 
-def draw_curve(axis: Any, train: pd.DataFrame, evaluate: pd.DataFrame, name: str) -> None:
+def draw_curve(axis: Any, train: Columns, evaluate: Columns, name: str) -> None:
     """One panel: the training curve, and the validation points of each set of weights."""
     factor = 100 if name == "accuracy" else 1
     # Every point is one interval of batches; a light line shows them, a dark one their running mean.
     axis.plot(train["step"], factor * train[name], color=COLOURS["train"], alpha=0.25, linewidth=0.8)
-    smooth = train[name].rolling(max(1, len(train) // 40), min_periods=1, center=True).mean()
+    smooth = running_mean(train[name], len(train["step"]) // 40)
     axis.plot(train["step"], factor * smooth, color=COLOURS["train"], label="training (augmented)")
-    for weights, points in evaluate[evaluate["split"] == "validation"].groupby("weights"):
-        style = {"color": COLOURS[str(weights)], "label": LABELS[str(weights)], "marker": "o", "markersize": 2.5}
-        axis.plot(points["step"], factor * points[name], **style)
+    for weights, label in LABELS.items():
+        points = (evaluate["split"] == "validation") & (evaluate["weights"] == weights)
+        if points.any():
+            style = {"color": COLOURS[weights], "label": label, "marker": "o", "markersize": 2.5}
+            axis.plot(evaluate["step"][points], factor * evaluate[name][points], **style)
     axis.set_xlabel("optimisation steps")
     axis.set_ylabel("accuracy (%)" if name == "accuracy" else "loss")
     axis.grid(alpha=0.25)
     if name == "loss":
         axis.set_ylim(bottom=0)
+
+
+def running_mean(values: NDArray[Any], width: int) -> NDArray[np.float64]:
+    """The mean of so many points around each; at both ends of those that there are."""
+    if not len(values):
+        return np.empty(0)
+    window = np.ones(max(1, min(width, len(values))))
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")

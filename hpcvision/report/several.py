@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from hpcvision.errors import UserError
 from hpcvision.report.figures import COLOURS, save
@@ -32,7 +32,8 @@ def curves_over_each_other(archives: list[Path], picture: Path) -> Path:
     check_count(archives)
     runs = [load(archive) for archive in archives]
     names = ["loss"] + (["accuracy"] if all("accuracy" in run.evaluate for run in runs) else [])
-    figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 3.6), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for number, (run, label) in enumerate(zip(runs, labels_of(runs), strict=True)):
             points = run.evaluate
@@ -45,7 +46,6 @@ def curves_over_each_other(archives: list[Path], picture: Path) -> Path:
         axis.grid(alpha=0.25)
     axes[0][0].legend(frameon=False, fontsize="small")
     save(figure, picture)
-    plt.close(figure)
     return picture
 
 
@@ -62,9 +62,8 @@ def sweep_figure(archive: Path, picture: Path) -> Path:
     keys = [key for key in map(str, trials.columns) if "." in key and trials[key].nunique() > 1]
     panels = [*keys, "parameters", *(["seconds"] if "seconds" in trials else [])]
     rows = math.ceil(len(panels) / PER_ROW)
-    figure, axes = plt.subplots(
-        rows, PER_ROW, figsize=(3.4 * PER_ROW, 2.8 * rows), squeeze=False, layout="constrained", sharey=True
-    )
+    figure = Figure(figsize=(3.4 * PER_ROW, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, PER_ROW, squeeze=False, sharey=True)
     for axis, key in zip(axes.flat, panels, strict=False):
         draw_objective(
             axis, trials, key, front=key in ("parameters", "seconds"), larger_is_better=sweep.larger_is_better
@@ -76,7 +75,6 @@ def sweep_figure(archive: Path, picture: Path) -> Path:
     axes[0][0].legend(frameon=False, fontsize="small")
     figure.suptitle(f"{sweep.name}: {len(trials)} runs", fontsize="medium")
     save(figure, picture)
-    plt.close(figure)
     return picture
 
 
@@ -157,11 +155,11 @@ def same_noise(archives: list[Path], picture: Path) -> Path:
         if not alike:
             raise UserError(f"{run.path} was drawn from other seeds or classes than {runs[0].path}; draw them anew")
         rows.append(images[:count])
-    figure, axes = plt.subplots(len(rows), 1, figsize=(5, 0.95 * len(rows) + 0.1), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(5, 0.95 * len(rows) + 0.1), layout="constrained")
+    axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, pixels, label in zip(axes[:, 0], rows, labels_of(runs), strict=True):
         axis.imshow(np.concatenate(list(pixels), axis=1), interpolation="nearest")
         axis.set_title(label, fontsize="small", loc="left")
         axis.axis("off")
     save(figure, picture)
-    plt.close(figure)
     return picture

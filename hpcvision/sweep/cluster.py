@@ -101,7 +101,7 @@ def check_here(
     if plan.base.data.source != "synthetic":
         slurm.check_shared(data_folder(), profile, "set HPCVISION_DATA to")
     check_path(folder)
-    facts_of(plan.config(0) if plan.trials else plan.base, runs)
+    facts_of(plan.config(0) if plan.trials else plan.base)
     record = Record.of(RunDir(folder))
     known = queue.in_queue(record.jobs) if record else {}
     living = [job for job, facts in known.items() if facts.lives]

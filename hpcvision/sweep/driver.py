@@ -15,12 +15,13 @@ from typing import Any
 from rich.console import Console
 
 from hpcvision import data
-from hpcvision.distributed import Place
 from hpcvision.errors import FolderInUse, UserError
 from hpcvision.launch.batch import leave_seconds
-from hpcvision.launch.job import come_back, leave_word, only_one, prepare
+from hpcvision.launch.job import come_back, leave_word, prepare
+from hpcvision.launch.lock import only_one
 from hpcvision.launch.space import bytes_needed, megabytes
 from hpcvision.models.counting import stored_numbers_of
+from hpcvision.place import Place
 from hpcvision.report import tables
 from hpcvision.results.sweeps import sweep_is_finished
 from hpcvision.rundir import RunDir, write_json

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpcvision.distributed import Place
+from hpcvision.place import Place
 from hpcvision.stopping import StopRequest
 
 # Trials exchange a few numbers; Ray wants at least 75 MB.

@@ -13,6 +13,7 @@ from ray import tune
 
 from hpcvision.errors import FolderInUse, UserError
 from hpcvision.launch.job import AGAIN_FILE, TrainJob
+from hpcvision.place import Place
 from hpcvision.rundir import RunDir, read_journal
 from hpcvision.stopping import ASKED, StopRequest
 
@@ -153,7 +154,7 @@ def measure_distance(rundir: RunDir, against: list[str], stop_file: str) -> None
     archive = str(rundir.results)
     weights = config.ema.headline
     request = Request("evaluate", archive, archive, asked.model_dump(mode="json"), [weights], options)
-    rank = distributed.start(distributed.Place.from_environment(), rundir.folder)
+    rank = distributed.start(Place.from_environment(), rundir.folder)
     try:
         with (
             StopRequest(file=Path(stop_file)) as stop,

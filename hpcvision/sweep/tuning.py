@@ -13,8 +13,8 @@ from ray.tune.search import Searcher
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpcvision.distributed import Place
 from hpcvision.launch.job import prepare
+from hpcvision.place import Place
 from hpcvision.sweep.collect import Row, Sweep
 from hpcvision.sweep.driver import Resources, Stopping
 from hpcvision.sweep.private_ray import PrivateRay

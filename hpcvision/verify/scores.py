@@ -24,7 +24,7 @@ RELATIVE_WITHIN = 0.01
 
 def on_a_split(run: Run) -> Finding:
     """The final scores, from the weights and the data."""
-    from hpcvision import distributed
+    from hpcvision import distributed, place
     from hpcvision.training.precision import choose_precision, set_arithmetic
     from hpcvision.training.tasks import TASKS
 
@@ -32,7 +32,7 @@ def on_a_split(run: Run) -> Finding:
     if split is None:
         return Finding("SKIP", "scores anew", "no final scores: the run has not finished")
     config, stored = run.config, run.scores[split]
-    rank = distributed.start(distributed.Place.from_environment(), Path(tempfile.gettempdir()))
+    rank = distributed.start(place.Place.from_environment(), Path(tempfile.gettempdir()))
     try:
         set_arithmetic(config.train, rank)
         task = TASKS[config.task.kind](config, rank, choose_precision(config.train, rank))

@@ -70,7 +70,11 @@ class FinishedRun:
 def environment(runs: Path, **more: str) -> dict[str, str]:
     """Nothing of the caller's Slurm, submitit, Ray or hpcvision; one thread for each process; no data sets."""
     name, _, value = MARK.partition("=")
-    kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH") if key in os.environ}
+    kept = {
+        key: os.environ[key]
+        for key in ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+        if key in os.environ
+    }
     ours = {"HPCVISION_RUNS": str(runs), "HPCVISION_DATA": str(runs / "no data"), "OMP_NUM_THREADS": "1", name: value}
     return kept | ours | more
 

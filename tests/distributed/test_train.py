@@ -2,11 +2,22 @@
 
 import io
 import json
+import signal
 from pathlib import Path
 
 import h5py
 import pytest
-from real_processes import STEPS, FinishedRun, assert_same_run, events, hpcvision, start_command
+from real_processes import (
+    STEPS,
+    FinishedRun,
+    assert_same_run,
+    end,
+    events,
+    hpcvision,
+    ranks_below,
+    start_command,
+    wait_until,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import PLUGIN_NAME as HPARAMS
 
@@ -34,6 +45,18 @@ def test_two_processes_finish_every_step(finished: FinishedRun) -> None:
 def test_run_folder_is_named_by_its_fingerprint_and_holds_its_config(finished: FinishedRun) -> None:
     config = RunDir(finished.folder).read_config()
     assert finished.folder.name == f"tiny-{config.fingerprint}"
+
+
+def test_the_process_that_starts_the_ranks_of_a_known_model_does_not_wait_for_torch(finished, jobs, tmp_path):
+    """The run before has made the model known; torch would double the time to the first step."""
+    del finished
+    process = start_command("train", jobs["tiny"], "seed=7", "--processes", 2, runs=tmp_path)
+    wait_until(lambda: process.poll() is not None or len(ranks_below(process.pid)) == 2, "the ranks")
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+    wait_until(lambda: list(tmp_path.glob("*/log.jsonl")), "the first step")
+    assert all("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in ranks_below(process.pid))
+    process.send_signal(signal.SIGTERM)
+    assert end(process).returncode == 0
 
 
 def test_last_checkpoint_is_of_the_last_step(finished: FinishedRun) -> None:

@@ -1,5 +1,6 @@
 """What a queue does to a run: time limits, preemption, kills, lost nodes; the weights come out bit for bit the same."""
 
+import fcntl
 import os
 import signal
 import time
@@ -121,6 +122,22 @@ def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends
     with h5py.File(cluster.only_run().results) as file:
         stays = file["ledger/job_id"].asstr()[()].tolist()
     assert 2 <= len(stays) == len(set(stays)) < 5
+
+
+def test_a_link_of_a_chain_waits_for_a_process_that_still_trains_in_the_folder_instead_of_using_up_the_chain(cluster):
+    blocker = cluster.run("sbatch", "--parsable", "-A", "students", "-p", "gpu", "--wrap=sleep 600").stdout.strip()
+    job = cluster.submit("plain.py", "--chain", 3, "--processes", 2, "--after", blocker)
+    with (cluster.only_run().folder / "lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cluster.run("scancel", blocker)
+        cluster.until(lambda: "this job waits for it" in cluster.logs(), "a link that waits")
+        time.sleep(12)  # two more looks
+        first, *others = sorted(cluster.run("squeue", "-h", "--me", "-o", "%i %T").stdout.splitlines())
+        assert first.endswith("RUNNING")
+        assert [line.split()[1] for line in others] == ["PENDING"] * 2
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    with h5py.File(cluster.only_run().results) as file:
+        assert file["ledger/job_id"].asstr()[()].tolist() == [f"slurm-{first.split()[0]}.0"]
 
 
 def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster, undisturbed, long):

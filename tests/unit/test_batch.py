@@ -53,6 +53,15 @@ def test_the_script_of_a_profile_for_submitit_is_the_golden_one(name):
     golden(f"{name}.submitit.sh", submitit_script(name))
 
 
+def test_a_job_that_cannot_queue_itself_again_does_not_try_and_is_told_so():
+    profile = Profile(requeue=False)
+    lines = batch.script("x", profile, PLACE, ["true"], log="x.log").splitlines()
+    assert "#SBATCH --no-requeue" in lines
+    assert "export HPCVISION_ONE_TRY=1" in lines
+    assert lines[-2:] == ["", "exit $?"]
+    assert not [line for line in lines if "scontrol" in line or "HPCVISION_AGAIN" in line]
+
+
 @pytest.mark.parametrize(
     "path", [*sorted(GOLDEN.glob("*.sh")), profile_folder().parent / "train.sbatch"], ids=lambda p: p.name
 )

@@ -1,10 +1,14 @@
 """What the processes of a run find out about each other before they train."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from torch.distributed import HashStore
 
-from hpcvision.distributed import Place, check_own_gpus
-from hpcvision.errors import UserError
+from hpcvision.distributed import announce_waiting, check_own_gpus, meet
+from hpcvision.errors import TrainingStopped, UserError
+from hpcvision.place import Place
 
 
 def test_two_ranks_on_one_gpu_are_an_error_on_both_and_not_on_the_third():
@@ -22,3 +26,18 @@ def test_the_same_number_of_a_gpu_on_two_nodes_is_not_the_same_gpu():
     store = HashStore()
     store.set("gpu-1", "node1 GPU-a")
     check_own_gpus(store, Place(rank=0, world_size=2, node_count=2), "node0 GPU-a")
+
+
+def test_the_other_ranks_wait_for_a_rank_0_that_says_that_it_has_to_wait_itself_and_not_for_a_silent_one(tmp_path):
+    places = [Place(rank=rank, world_size=2) for rank in range(2)]
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(meet, places[1], tmp_path, 1.0)
+        for _ in range(8):
+            time.sleep(0.3)
+            announce_waiting(places[0], tmp_path)
+        store = meet(places[0], tmp_path, 10.0)
+        store.set("word", "x")
+        assert other.result().get("word") == b"x"
+        announce_waiting(places[0], tmp_path)
+        with pytest.raises(TrainingStopped, match="rank 0 of 2 did not announce itself within 1 s"):
+            meet(places[1], tmp_path, 1.0)

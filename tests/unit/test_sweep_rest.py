@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hpcvision.errors import FolderInUse, UserError
 from hpcvision.launch import queue
-from hpcvision.launch.job import only_one
+from hpcvision.launch.lock import only_one
 from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.rundir import RunDir, read_journal
 from hpcvision.sweep.driver import Share, Stopping, check_share, held, run_sweep, say_what

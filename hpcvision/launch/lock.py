@@ -1,0 +1,66 @@
+"""One process at a time trains in a run's folder; the others are refused, or wait for it."""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hpcvision.errors import FolderInUse
+from hpcvision.place import Place
+from hpcvision.rundir import RunDir, cannot_write
+from hpcvision.stopping import StopRequest
+
+# Set in a job that cannot go back into the queue, such as a link of a chain.
+ONE_TRY = "HPCVISION_ONE_TRY"
+LOOK_SECONDS = 5.0  # between two looks at whether the folder is free
+
+
+@contextmanager
+def in_turn(rundir: RunDir, place: Place, stop: StopRequest) -> Iterator[None]:
+    """As `only_one`; a job that cannot go back into the queue waits for the other process, to its own end if need be.
+
+    Otherwise a node that is cut off and still trains would use up all links of a chain within seconds.
+    """
+    from hpcvision import distributed
+
+    with contextlib.ExitStack() as stack:
+        for look in itertools.count():
+            try:
+                stack.enter_context(only_one(rundir))
+                break
+            except FolderInUse as error:
+                if ONE_TRY not in os.environ or stop.code:
+                    distributed.announcement_of(place, rundir.folder).unlink(missing_ok=True)
+                    raise
+                if look == 0:
+                    print(f"hpcvision: {error}; this job waits for it", file=sys.stderr, flush=True)
+                if look % 6 == 0:
+                    distributed.announce_waiting(place, rundir.folder)
+                time.sleep(LOOK_SECONDS)
+        yield
+
+
+@contextmanager
+def only_one(rundir: RunDir, *, shared: bool = False, name: str = "lock") -> Iterator[None]:
+    """Holds the run folder; raises UserError when another process trains in it. Where locks fail, there is none.
+
+    shared: others that say so may hold it at the same time.
+    """
+    try:
+        file = (rundir.folder / name).open("a+")  # readable, too: NFS refuses a shared lock otherwise
+    except OSError as error:
+        raise cannot_write(rundir.folder, error) from None
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUse(
+                f"another process is training in {rundir.folder}; wait for it, or stop it with Ctrl-C or kill -TERM"
+            ) from None
+        except OSError:
+            pass
+        yield
