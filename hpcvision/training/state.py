@@ -14,6 +14,7 @@ from hpcvision.config.run import Precision, Weights
 from hpcvision.distributed import Rank
 from hpcvision.models import build_model
 from hpcvision.training.batch_norm import synchronize
+from hpcvision.training.compiler import postpone_compiler
 from hpcvision.training.ema import WeightAverage
 from hpcvision.training.optim import build_optimizer
 
@@ -67,6 +68,8 @@ NO_BUFFER_SYNC: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broa
 
 def fresh(config: RunConfig, rank: Rank, metrics: int, precision: Precision) -> State:
     """The state before the first step; the same weights on every rank by construction."""
+    if not config.train.compile:
+        postpone_compiler()
     model = build_model(config.model, seed=config.seed).to(rank.device)
     if config.train.batch_norm == "synchronized":
         synchronize(model)
