@@ -32,8 +32,9 @@ demo: .venv/.installed
 	$(BIN)/hpcvision report $(RUNS)/cifar100_baby_mobilenet-* $(RUNS)/demo_diffusion-* $(RUNS)/demo-sweep \
 		-o $(RUNS)/report.html
 
+# One thread each: two files at a time use both cores, and the threads of both would wait for each other.
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m 'not long and not slurm'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m 'not long and not slurm'
 
 test-long: .venv/.installed
 	HPCVISION_REPEATS=25 $(BIN)/python -m pytest -m 'long or not long'

@@ -61,12 +61,16 @@ def submit(
 
     Example: hpcvision submit addnist_cnn --cluster generic --seeds 0-4 --minutes 60
     """
-    from hpcvision.launch.cluster import only_on_clusters, placed, with_seeds
+    from hpcvision.launch import queue
     from hpcvision.launch.profile import load_profile
+
+    profile = load_profile(cluster)
+    if profile.executor == "slurm":
+        queue.ask_ahead_for_accounts()
+    from hpcvision.launch.cluster import only_on_clusters, placed, with_seeds
     from hpcvision.launch.start import submit_job
     from hpcvision.rundir import runs_folder
 
-    profile = load_profile(cluster)
     configs = with_seeds(configured(job, overrides), seeds)
     options = {}
     if profile.executor == "local":
