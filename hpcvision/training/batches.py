@@ -1,5 +1,7 @@
 """The images of a run on the device, and which of them, how varied, make up the batch of every step."""
 
+from functools import cached_property
+
 import torch
 
 from hpcvision import data
@@ -8,6 +10,8 @@ from hpcvision.data.augment import augment, parameters_of, uniforms
 from hpcvision.data.order import batch_indices
 from hpcvision.distributed import Rank
 from hpcvision.seeding import generator
+
+HELD: tuple[data.SplitName, ...] = ("train", "validation")  # on the device during the whole run
 
 # A generator sees pixels in [-1, 1], whatever the data set.
 GENERATOR_STATISTICS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -33,9 +37,19 @@ class Batches:
             return self._splits[name]
         loaded = data.load(self.config.data, name, **self.shape)
         split = data.Split(loaded.images.to(self.rank.device), loaded.labels.to(self.rank.device))
-        if name != "test":
+        if name in HELD:
             self._splits[name] = split
         return split
+
+    @cached_property
+    def described(self) -> dict[str, str]:
+        """Name and source of the data, and the digests of what is held; hashed when first asked, not before a run."""
+        about = {"name": data.describe(self.config.data, **self.shape), "source": self.config.data.source}
+        return about | {f"{split}_sha256": self.digest(split) for split in HELD}
+
+    def digest(self, split: data.SplitName) -> str:
+        """SHA-256 over the images and labels of a split."""
+        return data.sha256_of(self.split(split))
 
     def draw(self, step: int) -> dict[str, torch.Tensor]:
         """Which images this rank sees at `step`, and the random numbers of their augmentation.

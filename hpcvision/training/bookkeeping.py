@@ -4,7 +4,7 @@ import math
 import socket
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from hpcvision.stopping import StopRequest
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
 from hpcvision.training.artefacts import Artefacts
-from hpcvision.training.board import Board
+from hpcvision.training.batches import HELD
 from hpcvision.training.journal import Journal, ledger
 from hpcvision.training.optim import learning_rate
 from hpcvision.training.progress import Drawn, progress_of_run
@@ -32,7 +32,8 @@ from hpcvision.training.tasks import Evaluation, Task
 AGREE_MILLISECONDS = 500
 AGREE_AT_MOST_EVERY = 1000  # steps
 
-HELD: tuple[data.SplitName, ...] = ("train", "validation")  # on the device during the whole run
+if TYPE_CHECKING:
+    from hpcvision.training.board import Board
 
 Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
@@ -65,8 +66,6 @@ class Bookkeeping:
                 "processes": rank.world_size,
                 "device": rank.device.type,
             }
-            self.data = {"name": data.describe(config.data, **self.shape), "source": config.data.source}
-            self.data |= {f"{split}_sha256": self.digest(split) for split in HELD}
             remove_half_written(self.rundir)
             self.journal = Journal(self.rundir, resume_step=step)
             place = rank.place
@@ -80,6 +79,8 @@ class Bookkeeping:
                 precision=self.state.precision,
                 threads=torch.get_num_threads(),
             )
+            from hpcvision.training.board import Board  # 0.1 s, of the main rank alone
+
             self.board = Board(self.rundir, first_step=step)
             if step == 0:
                 self.board.settings(config, self.task.metric_names)
@@ -103,10 +104,6 @@ class Bookkeeping:
             self.journal.__exit__(None, None, None)
         if self.board:
             self.board.close()
-
-    def digest(self, split: data.SplitName) -> str:
-        """SHA-256 over the images and labels of a split."""
-        return data.sha256_of(self.task.batches.split(split))
 
     def after_step(self, stop: StopRequest) -> int:
         """Log, evaluate, save and agree, whatever is due after this step; the code of an agreed stop, or 0."""
@@ -249,7 +246,7 @@ class Bookkeeping:
             parameters=self.parameters,
             steps=self.state.step,
             finished=finished,
-            data=self.data,
+            data=self.task.batches.described,
             train=[event for event in events if event["event"] == "train"],
             evaluate=[event for event in events if event["event"] == "evaluate"],
             ledger=ledger(events),
@@ -293,7 +290,7 @@ class Bookkeeping:
             for name, samples in artefacts.samples.items():
                 self.board.pictures(f"samples/{name}", samples.images, state.step)
             self.board.scalars(state.step, {f"final_{split}/{name}": score for name, score in artefacts.scores.items()})
-            self.data |= {f"{split}_sha256": self.digest(split)}
+            self.task.batches.described[f"{split}_sha256"] = self.task.batches.digest(split)
             self.journal.add("stop", step=state.step, reason="finished")
             write_results(self.rundir.results, self.record(weights, finished=True, artefacts=artefacts, split=split))
             self.journal.add("finished", step=state.step)
