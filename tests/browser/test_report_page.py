@@ -20,7 +20,7 @@ STORED = Path(__file__).parents[1] / "data"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """Headless Chromium, with all that it asks the network for in its log."""
     from selenium import webdriver
