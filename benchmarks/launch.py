@@ -5,8 +5,8 @@ else on drawn images, until its first step stands in the journal; everything is 
 node. Of the two papers' classifiers addnist_cnn is the default, whose step takes milliseconds; one of
 cifar100_baby_mobilenet takes half a second of a core and is no matter of launching. Bare: a script of a few lines that
 submits, through submitit with the same options, a function that imports torch and writes a file. In turns, so that what
-disturbs the machine disturbs both. `login_cpu_seconds` is the CPU time of `hpcvision submit` alone: for the first run of
-a model, and once its parameters are known.
+disturbs the machine disturbs both. `login_cpu_seconds` is the CPU time of `hpcvision submit` alone: for the first run
+of a model, and once its parameters are known.
 """
 
 import os
