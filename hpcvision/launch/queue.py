@@ -213,6 +213,16 @@ def default_account() -> str | None:
     return rows[0][1] if rows else None
 
 
+def above(account: str) -> set[str]:
+    """The account and those that it is below, as far as the site tells."""
+    rows = told("account", "withassoc", "format=account,parentname")
+    parents = {name: parent for name, parent in rows if parent}
+    found = {account}
+    while (account := parents.get(account, "")) and account not in found:
+        found.add(account)
+    return found
+
+
 ROWS = ("--noheader", "--parsable2", "show")
 
 

@@ -7,7 +7,7 @@ import time
 import h5py
 import numpy as np
 import pytest
-from real_cluster import ROOT
+from real_cluster import ROOT, administer
 
 from hpcvision.rundir import RunDir
 
@@ -183,6 +183,22 @@ def test_a_failed_run_is_told_with_the_words_of_the_rank_that_failed(cluster):
     status = cluster.hpcvision("status").stdout
     assert " failed " in status
     assert "not finite at step" in status
+
+
+@pytest.fixture
+def lab():
+    """An account of the user's below `students`, which alone the partitions name."""
+    administer("sacctmgr", "-i", "add", "account", "lab", "parent=students")
+    administer("sacctmgr", "-i", "add", "user", "hpcuser", "account=lab")
+    yield "lab"
+    administer("sacctmgr", "-i", "delete", "user", "hpcuser", "account=lab")
+    administer("sacctmgr", "-i", "delete", "account", "lab")
+
+
+def test_an_account_below_one_that_the_partition_takes_is_left_to_slurm(cluster, lab):
+    (cluster.home / "lab.toml").write_text(f'account = "{lab}"\npartition = "gpu"\n')
+    shown = cluster.hpcvision("submit", "plain.py", "--cluster", "lab.toml", "--dry-run").stdout
+    assert "#SBATCH --account=lab" in shown
 
 
 @pytest.mark.parametrize(
