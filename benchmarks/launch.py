@@ -40,7 +40,12 @@ DATA = Path(os.environ.get("HPCVISION_DATA", "data")).absolute()
 def run(home: Path, *words: str) -> float:
     """CPU seconds of a command of the cluster's user."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([LOGIN, "env", f"HPCVISION_DATA={DATA}", *words], cwd=home, check=True, capture_output=True)
+    subprocess.run(
+        [LOGIN, "env", f"HPCVISION_DATA={DATA}", f"XDG_CACHE_HOME={home}/cache", *words],
+        cwd=home,
+        check=True,
+        capture_output=True,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -1,6 +1,7 @@
 """Processes of one run: how they meet, and what they exchange."""
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -59,6 +60,10 @@ class Rank:
         """Element-wise maximum over all ranks, in place; call it on every rank."""
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor
+
+    def any(self, is_so: bool) -> bool:
+        """True when it is so on at least one rank; call it on every rank."""
+        return bool(self.max(torch.tensor(int(is_so), device=self.device)))
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """(world_size, *tensor.shape), the tensors of all ranks in order; call it on every rank."""
@@ -133,8 +138,10 @@ def announcement_of(place: Place, folder: Path) -> Path:
 
 
 def announce_waiting(place: Place, folder: Path) -> None:
-    """Let the other ranks wait for another `MEETING_SECONDS`, as rank 0 cannot come yet."""
-    write_json(announcement_of(place, folder), {"waiting since": time.time()})
+    """Let the other ranks, if there are any, wait for another `MEETING_SECONDS`, as rank 0 cannot come yet."""
+    if place.world_size > 1:
+        with contextlib.suppress(OSError):  # it is said again
+            write_json(announcement_of(place, folder), {"waiting since": time.time()})
 
 
 def meet(place: Place, folder: Path, seconds: float) -> Store:
@@ -156,6 +163,7 @@ def meet(place: Place, folder: Path, seconds: float) -> Store:
     else:
         store = connect(announcement, place, seconds)
         store.set_timeout(timeout)
+        deadline = time.monotonic() + seconds  # rank 0 may have let this one wait for long
     store.set(f"here-{place.rank}", "1")
     keys = [f"here-{rank}" for rank in range(place.world_size)]
     try:

@@ -92,7 +92,9 @@ def packages() -> list[str]:
     """
     found = set()
     for item in importlib.metadata.distributions():
-        header = (item.read_text("METADATA") or item.read_text("PKG-INFO") or "").partition("\n\n")[0]
+        header = (item.read_text("METADATA") or item.read_text("PKG-INFO") or item.read_text("") or "").partition(
+            "\n\n"
+        )[0]
         facts = dict(line.split(": ", 1) for line in header.splitlines() if line.startswith(("Name: ", "Version: ")))
         if len(facts) == 2:
             found.add(f"{facts['Name']}=={facts['Version']}")

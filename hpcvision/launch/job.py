@@ -114,8 +114,13 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
     """
     config = rundir.read_config()
     check_affinity()
-    if rundir.is_finished and (rundir.has_read_test or not read_test):
-        return {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
+
+    def is_over() -> bool:
+        return rundir.is_finished and (rundir.has_read_test or not read_test)
+
+    nothing_to_do = {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
+    if is_over():
+        return nothing_to_do
     from hpcvision import distributed
     from hpcvision.training.loop import train
 
@@ -126,7 +131,12 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
         if place.restart:
             check_progress(rundir)
         with in_turn(rundir, place, stop) if place.rank == 0 else contextlib.nullcontext():
+            if place.rank == 0:
+                rundir.failure.unlink(missing_ok=True)  # of the process that was waited for
             rank = distributed.start(place, rundir.folder)
+            if rank.any(is_over()):  # finished by the process that was waited for
+                distributed.stop()
+                return nothing_to_do
             outcome = train(config, rundir, rank, stop, read_test=read_test)
             distributed.stop()
             if rank.is_main:

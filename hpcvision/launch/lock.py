@@ -11,29 +11,33 @@ from contextlib import contextmanager
 
 from hpcvision.errors import FolderInUse
 from hpcvision.place import Place
-from hpcvision.rundir import RunDir, cannot_write
+from hpcvision.rundir import Heartbeat, RunDir, cannot_write
 from hpcvision.stopping import StopRequest
 
 # Set in a job that cannot go back into the queue, such as a link of a chain.
 ONE_TRY = "HPCVISION_ONE_TRY"
 LOOK_SECONDS = 5.0  # between two looks at whether the folder is free
+SILENT_SECONDS = 600.0  # without a heartbeat: a lock that a shared disk has not released, nobody trains
 
 
 @contextmanager
 def in_turn(rundir: RunDir, place: Place, stop: StopRequest) -> Iterator[None]:
-    """As `only_one`; a job that cannot go back into the queue waits for the other process, to its own end if need be.
+    """As `only_one`; a job that cannot go back into the queue waits while the other process gives a sign of life.
 
     Otherwise a node that is cut off and still trains would use up all links of a chain within seconds.
     """
     from hpcvision import distributed
 
+    began = time.time()
     with contextlib.ExitStack() as stack:
         for look in itertools.count():
             try:
                 stack.enter_context(only_one(rundir))
                 break
             except FolderInUse as error:
-                if ONE_TRY not in os.environ or stop.code:
+                heartbeat = Heartbeat.read(rundir)
+                silence = time.time() - max(began, heartbeat.time if heartbeat else 0.0)
+                if ONE_TRY not in os.environ or stop.code or silence > SILENT_SECONDS:
                     distributed.announcement_of(place, rundir.folder).unlink(missing_ok=True)
                     raise
                 if look == 0:

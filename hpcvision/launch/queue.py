@@ -46,11 +46,8 @@ def outside(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     env = dict(os.environ if environment is None else environment)
     if "SLURM_JOB_ID" not in env:
         return env
-    return {
-        key: value
-        for key, value in env.items()
-        if key == "SLURM_CONF" or not key.startswith(("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SUBMITIT_"))
-    }
+    of_the_job = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SUBMITIT_", "HPCVISION_AGAIN", "HPCVISION_ONE_TRY")
+    return {key: value for key, value in env.items() if key == "SLURM_CONF" or not key.startswith(of_the_job)}
 
 
 def ask(*command: str, words: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -63,7 +60,7 @@ def ask(*command: str, words: str | None = None) -> subprocess.CompletedProcess[
         out, err = process.communicate(words, timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        process.wait()  # not for its output, which a child of a site's own wrapper may still hold
         raise UserError(f"{command[0]} has not answered for {ANSWER_SECONDS:.0f} s; try again later") from None
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 

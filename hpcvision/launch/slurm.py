@@ -145,7 +145,7 @@ def check_place(profile: Profile, place: Placement) -> None:
     allowed = {word for facts in chosen for word in facts.get("AllowAccounts", "ALL").split(",")}
     account = profile.account or queue.default_account()
     # sbatch takes such a job and never starts it. Newer Slurm also lets in the accounts below those that are named.
-    if "ALL" not in allowed and account is not None and not allowed & queue.above(account):
+    if not allowed & {"ALL", account, None} and not allowed & queue.above(str(account)):
         which = "" if profile.account else ", your default one"
         choices = ", ".join(sorted(allowed))
         raise UserError(f"partition {name} does not take account {account!r}{which}; set account to one of {choices}")

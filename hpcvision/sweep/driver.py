@@ -20,6 +20,7 @@ from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.job import come_back, leave_word, prepare
 from hpcvision.launch.lock import only_one
 from hpcvision.launch.space import bytes_needed, megabytes
+from hpcvision.launch.submit import gpus_here
 from hpcvision.models.counting import stored_numbers_of
 from hpcvision.place import Place
 from hpcvision.report import tables
@@ -184,13 +185,9 @@ def check_share(plan: Plan, share: Share | None) -> None:
 
 def resources_here(plan: Plan, cpus_per_trial: float, per_gpu: int | None, place: Place) -> Resources:
     """How trials share this machine; UserError for more trials on a GPU than have room there."""
-    cpus, gpus = len(os.sched_getaffinity(0)), 0  # of the allocation, not of the machine
+    cpus, gpus = len(os.sched_getaffinity(0)), gpus_here()  # of the allocation, not of the machine
     if place.is_slurm_task:  # where Slurm binds no task to its cores
         cpus = min(cpus, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
-    if Path("/proc/driver/nvidia").exists():  # torch takes more than a second, which a sweep on CPUs need not wait for
-        import torch
-
-        gpus = torch.cuda.device_count()
     if not gpus:
         return Resources(cpus, 0, min(cpus_per_trial, cpus), 0.0)
     per_gpu = per_gpu or max(1, min(8, int(cpus / cpus_per_trial / gpus)))

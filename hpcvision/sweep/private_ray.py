@@ -19,6 +19,13 @@ from hpcvision.stopping import StopRequest
 OBJECT_STORE_BYTES = 100 * 2**20
 POLL_SECONDS = 0.2
 RAYS_OWN = "r"
+LONGEST_PLACE = 24  # letters of a folder for Ray, whose sockets' names below it take up to 77 of 107
+
+
+def short_folder() -> str:
+    """Where a Ray of one machine puts its files: $TMPDIR, as a cluster's profile sets it, or if that is long /tmp."""
+    place = os.environ.get("TMPDIR", "/tmp")
+    return place if len(place) <= LONGEST_PLACE else "/tmp"
 
 
 class PrivateRay:
@@ -50,7 +57,7 @@ class PrivateRay:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Short: Ray's sockets live there, and their names may have at most 107 characters. Ray opens its own folder to
         # everybody, so it gets one inside ours.
-        self.folder = Path(tempfile.mkdtemp(prefix="hv", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="hv", dir="/tmp" if self.meeting else short_folder()))
         self._janitor = start_janitor(self.folder)
         handlers = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
         be_deaf()

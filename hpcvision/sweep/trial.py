@@ -13,6 +13,7 @@ from ray import tune
 
 from hpcvision.errors import FolderInUse, UserError
 from hpcvision.launch.job import AGAIN_FILE, TrainJob
+from hpcvision.launch.lock import ONE_TRY
 from hpcvision.place import Place
 from hpcvision.rundir import RunDir, read_journal
 from hpcvision.stopping import ASKED, StopRequest
@@ -37,7 +38,8 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
 
         # Of the job that Ray was started in: a trial is a world of its own.
         os.environ |= {"HPCVISION_RANK": "0", "HPCVISION_WORLD_SIZE": "1", "HPCVISION_JOB_ID": config["job_id"]}
-        os.environ.pop(AGAIN_FILE, None)
+        for name in (AGAIN_FILE, ONE_TRY):
+            os.environ.pop(name, None)
         # Ctrl-C is the driver's, who asks all trials to save, on this machine and on others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(config["threads"])

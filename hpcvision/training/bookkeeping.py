@@ -27,13 +27,13 @@ from hpcvision.training.progress import Drawn, progress_of_run
 from hpcvision.training.state import NEVER, Outcome, State
 from hpcvision.training.tasks import Evaluation, Task
 
+if TYPE_CHECKING:
+    from hpcvision.training.board import Board
+
 # The ranks agree to stop about twice a second: a queue gives 30 seconds between SIGTERM and SIGKILL, and on a GPU each
 # agreement is one of the few moments at which the host waits for the device.
 AGREE_MILLISECONDS = 500
 AGREE_AT_MOST_EVERY = 1000  # steps
-
-if TYPE_CHECKING:
-    from hpcvision.training.board import Board
 
 Weights = dict[str, dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
@@ -51,6 +51,7 @@ class Bookkeeping:
         self.numbers, self.next_agreement = "", state.step + 1
         self.agreed_at, self.step_at_agreement = time.monotonic(), state.step
         self.progress = progress_of_run(config, rundir, rank, first_step=state.step)
+        self.scored_digest: dict[str, str] = {}
         self.evaluated: dict[tuple[str, int, str], Evaluation] = {}  # the last, by weights, step and split
         self.journal: Journal | None = None
         self.board: Board | None = None
@@ -246,7 +247,7 @@ class Bookkeeping:
             parameters=self.parameters,
             steps=self.state.step,
             finished=finished,
-            data=self.task.batches.described,
+            data=self.task.batches.described | self.scored_digest,
             train=[event for event in events if event["event"] == "train"],
             evaluate=[event for event in events if event["event"] == "evaluate"],
             ledger=ledger(events),
@@ -290,7 +291,7 @@ class Bookkeeping:
             for name, samples in artefacts.samples.items():
                 self.board.pictures(f"samples/{name}", samples.images, state.step)
             self.board.scalars(state.step, {f"final_{split}/{name}": score for name, score in artefacts.scores.items()})
-            self.task.batches.described[f"{split}_sha256"] = self.task.batches.digest(split)
+            self.scored_digest = {f"{split}_sha256": self.task.batches.digest(split)}
             self.journal.add("stop", step=state.step, reason="finished")
             write_results(self.rundir.results, self.record(weights, finished=True, artefacts=artefacts, split=split))
             self.journal.add("finished", step=state.step)

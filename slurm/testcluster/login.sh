@@ -24,6 +24,6 @@ hostname login
 open_paths
 home=$CLUSTER_FOLDER/home
 [[ $folder == "$CLUSTER_FOLDER"/* ]] || cd "$home"
-exec setpriv --reuid "$CLUSTER_USER" --regid "$CLUSTER_USER" --init-groups -- env -u HISTFILE \
+exec setpriv --reuid "$CLUSTER_USER" --regid "$CLUSTER_USER" --init-groups -- env -u HISTFILE -u XDG_CACHE_HOME \
     HOME="$home" USER="$CLUSTER_USER" LOGNAME="$CLUSTER_USER" SLURM_CONF="$CLUSTER_FOLDER/slurm.conf" \
     PATH="$CHECKOUT/.venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" "${@:-bash}"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from real_processes import (
@@ -309,3 +310,21 @@ def test_no_failed_run_leaves_a_process_behind(exploded, raised, orphaned) -> No
     folders = {str(exploded[0]), str(raised[0].folder), str(orphaned[0])}
     words = [word for pid in living() for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
     assert not folders & set(words)
+
+
+def test_a_job_with_one_try_waits_for_the_process_in_the_folder_and_does_not_finish_the_run_again(jobs, tmp_path):
+    process = start_command("train", jobs["tiny"], "train.steps=300", "--processes", 2, runs=tmp_path)
+    wait_until(lambda: any(events(path.parent, "start") for path in tmp_path.glob("*/log.jsonl")), "the start")
+    folder = only_run(tmp_path)
+    program = f"import os; os.environ['HPCVISION_ONE_TRY'] = '1'; {RANK}"
+    others = start_ranks(folder, 2, program=program)
+    assert end(process).returncode == 0
+    assert RunDir(folder).is_finished
+    outcomes = [end(other) for other in others]
+    assert [json.loads(outcome.stdout.splitlines()[-1])["reason"] for outcome in outcomes] == ["finished before"] * 2
+    assert "another process is training" in outcomes[0].stderr
+    assert "this job waits for it" in outcomes[0].stderr
+    with h5py.File(folder / "results.h5") as file:
+        assert file.attrs["test_reads"] == 1
+    assert len(events(folder, "start")) == 1
+    assert not list(folder.glob("meeting-*"))

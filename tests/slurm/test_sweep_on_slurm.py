@@ -56,7 +56,9 @@ def undisturbed(running_cluster, tmp_path_factory):
             (folder / "plain.py").write_text(JOB)
             write_sweep(folder, SEARCH, **values)
             command = [ROOT / ".venv/bin/hpcvision", "sweep", "search.py", "--runs", "runs"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            # Not in /tmp, where the tests that run beside this one look for what is left of their own sweeps.
+            place = os.environ | {"TMPDIR": "/var/tmp"}
+            subprocess.run(command, cwd=folder, check=True, capture_output=True, env=place)
             known[key] = contents(folder)
         return known[key]
 

@@ -54,20 +54,13 @@ def test_stopped_it_leaves_no_process_no_file_no_network_and_no_user_also_with_a
     user_was_made = (FOLDER / "user-added").exists()
     job = cluster.submit("plain.py", "train.steps=10000")
     cluster.until(lambda: cluster.reached(10), "the first steps")
-    assert len(processes_of_the_cluster()) > len(DAEMONS), job
     pids = processes_of_the_cluster()
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+    assert any("submitit.core._submit" in command for command in commands), (job, commands)
     subprocess.run([TESTCLUSTER / "stop.sh"], check=True, timeout=60)
     assert not FOLDER.exists()
-    assert [pid for pid in pids if Path(f"/proc/{pid}/exe").exists() and not is_zombie(pid)] == []
+    assert [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()] == []  # which a zombie has not
     assert "hv-" not in said("ip", "netns", "list") + said("ip", "-o", "link")
-    assert str(FOLDER) not in Path("/proc/self/mountinfo").read_text()
     if user_was_made:
         assert subprocess.run(["id", "hpcuser"], capture_output=True).returncode != 0
     assert subprocess.run([TESTCLUSTER / "stop.sh"], timeout=60).returncode == 0
-
-
-def is_zombie(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

@@ -46,12 +46,22 @@ def test_a_run_trains_the_same_weights_without_the_compiler_and_does_not_import_
 @pytest.mark.parametrize(
     "program",
     [
-        "from torch._dynamo import config\nprint(type(config.optimize_ddp))",
-        "import torch._dynamo.config\nprint(type(torch._dynamo.config.optimize_ddp))",
-        "print(type(torch._dynamo.config.optimize_ddp))",
-        "class X:\n    optimize_ddp = torch.compile(lambda x: x, backend='eager')(True)\nprint(type(X.optimize_ddp))",
+        "from torch._dynamo import config",
+        "import torch._dynamo.config\nconfig = torch._dynamo.config",
+        "from torch._dynamo.config import optimize_ddp\nconfig = torch._dynamo.config",
+        "config = torch._dynamo.config",
+        "torch._dynamo.utils.counters\nconfig = torch._dynamo.config",
+        "torch._dynamo.disable(recursive=False)(len)\nconfig = torch._dynamo.config",
+        "torch.compile(lambda x: x, backend='eager')(1)\nconfig = torch._dynamo.config",
     ],
 )
-def test_what_needs_the_compiler_gets_it(program):
-    proof = "\nimport sys\nassert 'torch._dynamo.symbolic_convert' in sys.modules\n"
+def test_what_needs_the_compiler_gets_it_and_every_module_of_it_once(program):
+    proof = """
+import sys
+assert "torch._dynamo.symbolic_convert" in sys.modules
+assert torch._dynamo is sys.modules["torch._dynamo"]
+assert torch._dynamo.utils.config is config is sys.modules["torch._dynamo.config"]
+assert config.__spec__.origin.endswith("config.py")
+print(type(config.optimize_ddp))
+"""
     assert said_by(POSTPONE + program + proof) == "<class 'bool'>"

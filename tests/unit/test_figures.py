@@ -4,7 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from hpcvision.report.figures import COLOURS, in_rows, samples_picture, training_graph
+from hpcvision.report.figures import COLOURS, in_rows, running_mean, samples_picture, training_graph
 from hpcvision.results.writer import write_results
 
 
@@ -101,3 +101,13 @@ def test_samples_stand_eight_in_a_row_and_the_rest_is_white(count, rows):
     placed = in_rows(images)
     assert placed.shape == (rows, 8, 2, 2, 3)
     assert placed[:, :, 0, 0, 0].ravel().tolist() == [*range(count), *[255] * (8 * rows - count)]
+
+
+@pytest.mark.parametrize("width", [0, 1, 3, 4, 40])
+def test_the_smooth_curve_is_the_mean_of_the_points_around_each_and_at_the_ends_of_those_that_there_are(width):
+    values = np.random.default_rng(0).normal(size=11)
+    smooth, width = running_mean(values, width), min(max(1, width), 11)
+    for place in range(11):
+        first = place - width // 2
+        window = values[max(0, first) : first + width]
+        assert smooth[place] == pytest.approx(window.mean())
