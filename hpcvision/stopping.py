@@ -25,13 +25,22 @@ class StopRequest:
 
     SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, deadline: float | None = None, *, pause_at: int | None = None, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        deadline: float | None = None,
+        *,
+        pause_at: int | None = None,
+        file: Path | None = None,
+        deaf_afterwards: bool = False,
+    ) -> None:
         self.deadline = deadline
         """Seconds since the epoch at which to stop, or None."""
         self.pause_at = pause_at
         """Step at which a trial of a sweep is compared with the others, or None."""
         self.file = file
         """A file that asks this process to stop by being there: a sweep's processes may be on other machines."""
+        self.deaf_afterwards = deaf_afterwards
+        """Signals are ignored when the block ends, as nothing but the end of the process follows."""
         self.received = 0
         """Number of the signal that came, or 0."""
         self._previous: dict[int, object] = {}
@@ -49,18 +58,13 @@ class StopRequest:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, signal.SIG_IGN if self.deaf_afterwards else handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-
-    @property
-    def answered(self) -> tuple[int, ...]:
-        """The signals that this object answers, or has answered."""
-        return tuple(self._previous)
 
     @property
     def code(self) -> int:

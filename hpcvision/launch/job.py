@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -55,7 +54,10 @@ class TrainJob:
         error = None
         # Before torch is imported, which takes seconds: a signal that comes meanwhile is a wish to stop, too.
         file = Path(self.stop_file) if self.stop_file else None
-        with StopRequest(self.deadline(), pause_at=self.pause_at, file=file) as stop:
+        # A signal that ends a failed rank on its way out would make its batch script take the job for a preempted one,
+        # and submitit's own handlers would requeue a job that is about to end. A sweep's process goes on, though.
+        is_last = file is None and not {"SUBMITIT_EXECUTOR", "SLURM_STEP_ID"}.isdisjoint(os.environ)
+        with StopRequest(self.deadline(), pause_at=self.pause_at, file=file, deaf_afterwards=is_last) as stop:
             for folder in (self.folder, *self.further):
                 if stop.code and outcome:
                     outcome = {"finished": False, "step": 0, "reason": StopRequest.reason(stop.code), "scores": {}}
@@ -73,9 +75,6 @@ class TrainJob:
                     continue
                 if not outcome["finished"]:
                     break
-        if "SUBMITIT_EXECUTOR" in os.environ:  # whose own handlers would requeue a job that is about to end
-            for number in stop.answered:
-                signal.signal(number, signal.SIG_IGN)
         if not outcome.get("finished", True):
             leave_word()
         if error is not None:

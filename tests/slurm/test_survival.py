@@ -132,7 +132,7 @@ def test_a_link_of_a_chain_waits_for_a_process_that_still_trains_in_the_folder_i
         cluster.run("scancel", blocker)
         cluster.until(lambda: "this job waits for it" in cluster.logs(), "a link that waits")
         time.sleep(12)  # two more looks
-        first, *others = sorted(cluster.run("squeue", "-h", "--me", "-o", "%i %T").stdout.splitlines())
+        first, *others = cluster.run("squeue", "-h", "--me", "--sort=i", "-o", "%i %T").stdout.splitlines()
         assert first.endswith("RUNNING")
         assert [line.split()[1] for line in others] == ["PENDING"] * 2
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
