@@ -63,7 +63,7 @@ def until_idle() -> None:
     """Wait until the cluster has nothing to do."""
     while subprocess.run([LOGIN, "squeue", "-h"], capture_output=True, text=True, check=True).stdout:
         time.sleep(0.2)
-    time.sleep(1)
+    time.sleep(3)  # the controller lets a job wait that comes soon after the end of another
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     if os.geteuid() != 0 or not (FOLDER / "slurm.conf").exists():
         raise SystemExit("needs root and the test cluster: sudo make slurm-up")
     wanted = arguments.job.partition("_")[0]
-    source = wanted if (DATA / f"prepared/{wanted}.json").exists() else "synthetic"
+    source = wanted if list(DATA.glob(f"prepared/{wanted}*.json")) else "synthetic"
     job = [arguments.job, f"data.source={source}", "train.steps=3", "cadence.log_every=1"]
     home = FOLDER / "home/launch"
     shutil.rmtree(home, ignore_errors=True)
