@@ -1,6 +1,9 @@
-"""CIFAR-100 at paper A's batch of 512, with another network and recipe.
+"""CIFAR-100 at paper A's batch of 512, with another network and recipe: 98,876 parameters.
 
-hpcvision train cifar100_compact
+66.25 % (65.32 to 67.17) on the test split after training on all 50,000 images (seed 0, moving average, last step, test
+read once; bf16, 2 cores of an AMD EPYC beside other work); paper A has 56.3 %. The archive is in results/.
+
+hpcvision train cifar100_compact data.train_on=train+validation
 """
 
 from hpcvision.config import (
