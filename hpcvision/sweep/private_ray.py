@@ -24,8 +24,8 @@ LONGEST_PLACE = 24  # letters of a folder for Ray, whose sockets' names below it
 
 def short_folder() -> str:
     """Where a Ray of one machine puts its files: $TMPDIR, as a cluster's profile sets it, or if that is long /tmp."""
-    place = os.environ.get("TMPDIR", "/tmp")
-    return place if len(place) <= LONGEST_PLACE else "/tmp"
+    place = os.environ.get("TMPDIR", "")
+    return place if len(place) <= LONGEST_PLACE and Path(place).is_absolute() and Path(place).is_dir() else "/tmp"
 
 
 class PrivateRay:
