@@ -5,13 +5,13 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from hpcvision.checksum import sha256_of_array
 from hpcvision.errors import UserError
 from hpcvision.rundir import data_folder
 
@@ -120,28 +120,14 @@ def load_prepared(name: str) -> dict[str, Split] | None:
     count = max(end for _, end in description["bounds"].values())
     if images.dtype != np.uint8 or labels.dtype != np.int64 or not len(images) == len(labels) == count:
         return None
-    for kind, array in (("images", images), ("labels", labels)):
-        if _sha256_of_file(folder / f"{name}.{kind}.npy", array.offset) != description["sha256"][kind]:
+    for kind in ("images", "labels"):
+        if sha256_of_array(folder / f"{name}.{kind}.npy") != description["sha256"][kind]:
             return None
     whole = Split(torch.from_numpy(images), torch.from_numpy(labels))
     return {
         part: Split(whole.images[start:end], whole.labels[start:end])
         for part, (start, end) in description["bounds"].items()
     }
-
-
-def _sha256_of_file(path: Path, offset: int) -> str:
-    """SHA-256 of what comes after `offset`; 0.1 s for CIFAR-100, and once for each file in a process."""
-    status = path.stat()
-    return _sha256_once(path, offset, status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@lru_cache(maxsize=16)
-def _sha256_once(path: Path, offset: int, *_unchanged: int) -> str:
-    # Read, not hashed through the memory map, which would keep all its pages in this process.
-    with path.open("rb") as file:
-        file.seek(offset)
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prepared_parts(name: str, make: Callable[[], tuple[Mapping[str, Split], Mapping[str, Any]]]) -> Mapping[str, Split]:

@@ -10,12 +10,13 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcvision import checksum
 from hpcvision.config import RunConfig
 from hpcvision.errors import FolderInUse, TrainingStopped, UserError
 from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.lock import in_turn, only_one
 from hpcvision.place import Place
-from hpcvision.rundir import RunDir, cannot_write, open_run, read_journal
+from hpcvision.rundir import RunDir, cannot_write, data_folder, open_run, read_journal
 from hpcvision.stopping import StopRequest, end_process
 
 # Names the descriptor on which a rank tells its launcher why it failed, when it can write no file.
@@ -120,6 +121,9 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
     nothing_to_do = {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
     if is_over():
         return nothing_to_do
+    # To read all of CIFAR-100 takes as long as a tenth of importing torch, and can be done meanwhile.
+    for path in (data_folder() / "prepared").glob(f"{config.data.source}*.images.npy"):
+        checksum.begin(path)
     from hpcvision import distributed
     from hpcvision.training.loop import train
 

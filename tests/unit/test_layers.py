@@ -14,7 +14,18 @@ LAYERS = {
     3: {"training"},
     2: {"results"},
     1: {"data", "models", "diffusion", "metrics"},
-    0: {"config", "errors", "rundir", "provenance", "seeding", "stopping", "place", "distributed", "__init__"},
+    0: {
+        "config",
+        "errors",
+        "rundir",
+        "provenance",
+        "seeding",
+        "stopping",
+        "place",
+        "checksum",
+        "distributed",
+        "__init__",
+    },
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 
