@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import mmap
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -25,16 +26,17 @@ def begin(path: Path) -> None:
 
 
 def _try(path: Path) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, IndexError):  # gone, empty, cut off
         sha256_of_array(path)
 
 
 @lru_cache(maxsize=16)
 def _sha256_once(path: Path, *_unchanged: int) -> str:
-    # Read, not hashed through the memory map, which would keep all its pages in this process.
-    with path.open("rb") as file:
+    # At once, as a thread that hashes in pieces asks for Python's lock at each of them; and through a map of its own,
+    # as that from which the images are taken would keep all pages in this process.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # NumPy's format: eight bytes of magic and version, then the length of the header, in two bytes, since 2.0 four.
-        magic = file.read(8)
-        width = 2 if magic[6:7] == b"\x01" else 4
-        file.seek(int.from_bytes(file.read(width), "little"), 1)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        width = 2 if content[6] == 1 else 4
+        start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
+        with memoryview(content) as whole:
+            return hashlib.sha256(whole[start:]).hexdigest()

@@ -65,7 +65,7 @@ def submit(
     from hpcvision.launch.profile import load_profile
 
     profile = load_profile(cluster)
-    if profile.executor == "slurm":
+    if profile.qos is not None:
         queue.ask_ahead_for_accounts()
     from hpcvision.launch.cluster import only_on_clusters, placed, with_seeds
     from hpcvision.launch.start import submit_job

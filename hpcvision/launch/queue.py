@@ -187,21 +187,27 @@ def gpus_of_nodes(partition: str | None) -> list[tuple[str, int]]:
 def accounts() -> dict[str, set[str]]:
     """This user's accounts with the qos of each; empty where the site keeps no accounts, or does not tell."""
     found: dict[str, set[str]] = {}
-    for account, qos in told(*own_accounts()):
+    for account, qos in told(*OWN_ACCOUNTS, f"user={getpass.getuser()}"):
         found.setdefault(account, set()).update(filter(None, qos.split(",")))
     return found
-
-
-def own_accounts() -> tuple[str, ...]:
-    """What to ask `sacctmgr show`."""
-    return "assoc", f"user={getpass.getuser()}", "format=account,qos"
 
 
 def ask_ahead_for_accounts() -> None:
     """Begin to ask what `accounts` will want to know: the answer takes 0.3 s, in which Python imports all the rest."""
     if shutil.which("sacctmgr"):
-        command = ("sacctmgr", *ROWS, *own_accounts())
+        command = ("sacctmgr", *ROWS, *OWN_ACCOUNTS, f"user={getpass.getuser()}")
         asked_ahead[command] = begin_to_ask(*command)
+
+
+def own_accounts() -> set[str]:
+    """This user's accounts as the controller has them; empty where it has none, or does not tell.
+
+    0.01 s, where the database behind `accounts` takes 0.3 s; but not every Slurm tells the qos so.
+    """
+    user = getpass.getuser()
+    answer = ask("scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc", "--oneliner")
+    own = (line for line in answer.stdout.splitlines() if f" UserName={user}(" in line)
+    return {word.removeprefix("Account=") for line in own for word in line.split() if word.startswith("Account=")}
 
 
 def default_account() -> str | None:
@@ -221,6 +227,7 @@ def above(account: str) -> set[str]:
 
 
 ROWS = ("--noheader", "--parsable2", "show")
+OWN_ACCOUNTS = ("assoc", "format=account,qos")
 
 
 def told(*words: str) -> list[list[str]]:

@@ -34,27 +34,30 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path):
 
 def test_who_asks_while_a_thread_is_at_it_waits_for_its_answer(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", NUMBERS)
-    began, may_go_on, times = threading.Event(), threading.Event(), []
-    real = hashlib.file_digest
+    began, may_go_on, times, real = threading.Event(), threading.Event(), [], hashlib.sha256
 
-    def slow(file, name):
-        times.append(name)
+    def slow(content):
+        times.append(len(content))
         began.set()
         assert may_go_on.wait(60)
-        return real(file, name)
+        return real(content)
 
-    monkeypatch.setattr(hashlib, "file_digest", slow)
+    monkeypatch.setattr(hashlib, "sha256", slow)
     checksum.begin(tmp_path / "a.npy")
     assert began.wait(60)
     threading.Timer(0.1, may_go_on.set).start()
-    assert checksum.sha256_of_array(tmp_path / "a.npy") == hashlib.sha256(NUMBERS.tobytes()).hexdigest()
-    assert times == ["sha256"]
+    assert checksum.sha256_of_array(tmp_path / "a.npy") == real(NUMBERS.tobytes()).hexdigest()
+    assert times == [NUMBERS.nbytes]
 
 
-def test_a_file_that_is_not_there_is_told_to_who_needs_it(tmp_path, capfd):
-    checksum.begin(tmp_path / "missing.npy")
-    with pytest.raises(FileNotFoundError):
-        checksum.sha256_of_array(tmp_path / "missing.npy")
+@pytest.mark.parametrize("content", [None, b"", b"short"], ids=["missing", "empty", "short"])
+def test_a_file_that_cannot_be_read_is_told_to_who_needs_it(tmp_path, capfd, content):
+    path = tmp_path / "a.npy"
+    if content is not None:
+        path.write_bytes(content)
+    checksum.begin(path)
+    with pytest.raises((OSError, ValueError, IndexError)):
+        checksum.sha256_of_array(path)
     assert capfd.readouterr().err == ""
 
 

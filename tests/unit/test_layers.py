@@ -23,6 +23,7 @@ LAYERS = {
         "stopping",
         "place",
         "checksum",
+        "ahead",
         "distributed",
         "__init__",
     },
