@@ -9,10 +9,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hpcvision import ahead, cli_cluster, cli_images, cli_results, cli_sweep
+from hpcvision import cli_cluster, cli_images, cli_results, cli_sweep
 from hpcvision.cli_cluster import Fresh, Job, Overrides, Runs, configured
 from hpcvision.errors import UserError
-from hpcvision.place import Place
 from hpcvision.stopping import end_process
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -79,8 +78,6 @@ def train(
 
     Example: hpcvision train cifar100_baby_mobilenet optim.learning_rate=0.2 --processes 2
     """
-    if processes == 1 or Place.from_environment().world_size > 1:  # who starts others needs no torch
-        ahead.load_torch()
     from hpcvision.launch.start import train_here
 
     sys.exit(train_here(configured(job, overrides), runs, processes=processes, fresh=fresh))

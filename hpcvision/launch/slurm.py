@@ -39,11 +39,6 @@ class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
         super().__init__(folder, python=profile.python)
         self.submit_command = shlex.split(profile.submit_command)
 
-    @property
-    def _submitit_command_str(self) -> str:
-        # submitit's own entry of a task imports 0.25 s of Python before torch can begin to load.
-        return f"{self.python} -u -m hpcvision.launch.node {shlex.quote(str(self.folder))}"
-
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         unset = [f"--unset={name}" for name in os.environ if name not in queue.outside()]
         return ["env", *unset, *self.submit_command, str(submission_file_path)]

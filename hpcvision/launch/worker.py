@@ -4,8 +4,9 @@ import signal
 import sys
 from pathlib import Path
 
-from hpcvision import ahead
 from hpcvision.errors import UserError
+from hpcvision.launch.generate import run_request
+from hpcvision.launch.job import TrainJob
 from hpcvision.rundir import RunDir
 from hpcvision.stopping import StopRequest, end_process
 
@@ -16,10 +17,6 @@ def main() -> int:
     for number in StopRequest.SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
-    ahead.load_torch()
-    from hpcvision.launch.generate import run_request
-    from hpcvision.launch.job import TrainJob
-
     folder = RunDir(Path(sys.argv[1]))
     try:
         if folder.request.exists():

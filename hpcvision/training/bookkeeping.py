@@ -4,7 +4,7 @@ import math
 import socket
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,12 @@ from hpcvision.training import checkpoint
 from hpcvision.training import state as states
 from hpcvision.training.artefacts import Artefacts
 from hpcvision.training.batches import HELD
+from hpcvision.training.board import Board
 from hpcvision.training.journal import Journal, ledger
 from hpcvision.training.optim import learning_rate
 from hpcvision.training.progress import Drawn, progress_of_run
 from hpcvision.training.state import NEVER, Outcome, State
 from hpcvision.training.tasks import Evaluation, Task
-
-if TYPE_CHECKING:
-    from hpcvision.training.board import Board
 
 # The ranks agree to stop about twice a second: a queue gives 30 seconds between SIGTERM and SIGKILL, and on a GPU each
 # agreement is one of the few moments at which the host waits for the device.
@@ -80,12 +78,7 @@ class Bookkeeping:
                 precision=self.state.precision,
                 threads=torch.get_num_threads(),
             )
-            from hpcvision.training.board import Board  # 0.1 s, of the main rank alone
-
-            self.board = Board(self.rundir, first_step=step)
-            if step == 0:
-                self.board.settings(config, self.task.metric_names)
-                self.board.images("inputs", self.task.inputs(0, 64), 0)
+            self.board = Board(self.rundir, first_step=step, introduce=self.introduce)
         self.progress.__enter__()
         cap = f"cap {CAPS[config.task.kind].parameters:,}"
         cap = cap if config.track == "capped" else "auxiliary: no cap, no claim"
@@ -96,6 +89,11 @@ class Bookkeeping:
             + (f"going on from step {step:,}" if step else f"{config.train.steps:,} steps")
         )
         return self
+
+    def introduce(self, board: Board) -> None:
+        """The settings and a grid of augmented inputs."""
+        board.settings(self.config, self.task.metric_names)
+        board.images("inputs", self.task.inputs(0, 64), 0)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.progress.__exit__(None, None, None)
@@ -117,6 +115,8 @@ class Bookkeeping:
             code = self.agree(stop)
         if is_last or step % cadence.log_every == 0:
             self.log_point()
+        if self.board:
+            self.board.begin()
         if saves or code:  # before the evaluation: a queue that wants the machine back does not wait for it
             self.save()
         if evaluates:

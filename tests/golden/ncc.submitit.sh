@@ -29,7 +29,7 @@ export HPCVISION_AGAIN='/shared/my runs/addnist_cnn-0123456789ab/submitted'/agai
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/shared/my runs/addnist_cnn-0123456789ab/submitted/%j_%t_log.out' --cpus-per-task=4 --kill-on-bad-exit=1 --wait=600 python -u -m hpcvision.launch.node '/shared/my runs/addnist_cnn-0123456789ab/submitted'
+srun --unbuffered --output '/shared/my runs/addnist_cnn-0123456789ab/submitted/%j_%t_log.out' --cpus-per-task=4 --kill-on-bad-exit=1 --wait=600 python -u -m submitit.core._submit '/shared/my runs/addnist_cnn-0123456789ab/submitted'
 
 
 # teardown

@@ -89,7 +89,7 @@ def processes_on(node):
         except OSError:
             continue
         is_python = words[0].endswith(b"python")  # srun has the same words after it
-        if is_python and b"hpcvision.launch.node" in words and settings.get(b"SLURMD_NODENAME") == node.encode():
+        if is_python and b"submitit.core._submit" in words and settings.get(b"SLURMD_NODENAME") == node.encode():
             found.append((int(settings.get(b"SLURM_PROCID", b"-1")), int(path.name)))
     return [pid for rank, pid in sorted(found) if rank >= 0]
 

@@ -56,7 +56,7 @@ def test_stopped_it_leaves_no_process_no_file_no_network_and_no_user_also_with_a
     cluster.until(lambda: cluster.reached(10), "the first steps")
     pids = processes_of_the_cluster()
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
-    assert any("hpcvision.launch.node" in command for command in commands), (job, commands)
+    assert any("submitit.core._submit" in command for command in commands), (job, commands)
     subprocess.run([TESTCLUSTER / "stop.sh"], check=True, timeout=60)
     assert not FOLDER.exists()
     assert [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()] == []  # which a zombie has not

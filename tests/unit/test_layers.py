@@ -23,7 +23,6 @@ LAYERS = {
         "stopping",
         "place",
         "checksum",
-        "ahead",
         "distributed",
         "__init__",
     },
