@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcvision.errors import UserError
+from hpcvision.importing import collector_off
 
 if TYPE_CHECKING:
     from hpcvision.config import RunConfig
@@ -61,17 +62,18 @@ def submit(
 
     Example: hpcvision submit addnist_cnn --cluster generic --seeds 0-4 --minutes 60
     """
-    from hpcvision.launch import queue
-    from hpcvision.launch.profile import load_profile
+    with collector_off():
+        from hpcvision.launch import queue
+        from hpcvision.launch.profile import load_profile
 
-    profile = load_profile(cluster)
-    if profile.qos is not None:
-        queue.ask_ahead_for_accounts()
-    from hpcvision.launch.cluster import only_on_clusters, placed, with_seeds
-    from hpcvision.launch.start import submit_job
-    from hpcvision.rundir import runs_folder
+        profile = load_profile(cluster)
+        if profile.qos is not None:
+            queue.ask_ahead_for_accounts()
+        from hpcvision.launch.cluster import only_on_clusters, placed, with_seeds
+        from hpcvision.launch.start import submit_job
+        from hpcvision.rundir import runs_folder
 
-    configs = with_seeds(configured(job, overrides), seeds)
+        configs = with_seeds(configured(job, overrides), seeds)
     options = {}
     if profile.executor == "local":
         only_on_clusters(

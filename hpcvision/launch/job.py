@@ -13,6 +13,7 @@ from pathlib import Path
 from hpcvision import checksum
 from hpcvision.config import RunConfig
 from hpcvision.errors import FolderInUse, TrainingStopped, UserError
+from hpcvision.importing import collector_off
 from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.lock import in_turn, only_one
 from hpcvision.place import Place
@@ -124,8 +125,9 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
     # To read all of CIFAR-100 takes as long as a tenth of importing torch, and can be done meanwhile.
     for path in (data_folder() / "prepared").glob(f"{config.data.source}*.images.npy"):
         checksum.begin(path)
-    from hpcvision import distributed
-    from hpcvision.training.loop import train
+    with collector_off():
+        from hpcvision import distributed
+        from hpcvision.training.loop import train
 
     place = Place.from_environment()
     if place.rank == 0:

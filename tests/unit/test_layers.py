@@ -23,6 +23,7 @@ LAYERS = {
         "stopping",
         "place",
         "checksum",
+        "importing",
         "distributed",
         "__init__",
     },

@@ -1,0 +1,38 @@
+"""Imports without Python's garbage collector, which is as it was afterwards."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from hpcvision.importing import collector_off
+
+
+@pytest.fixture(params=[True, False], ids=["on", "off"])
+def was_on(request):
+    before = gc.isenabled()
+    gc.enable() if request.param else gc.disable()
+    yield request.param
+    gc.enable() if before else gc.disable()
+
+
+def test_the_collector_is_off_inside_and_as_it_was_afterwards(was_on):
+    with collector_off():
+        assert not gc.isenabled()
+    assert gc.isenabled() == was_on
+
+
+def test_an_import_that_fails_leaves_it_as_it_was(was_on):
+    with pytest.raises(ModuleNotFoundError), collector_off():
+        import hpcvision.nothing_of_that_name  # noqa: F401
+    assert gc.isenabled() == was_on
+
+
+def test_a_command_runs_with_the_collector_on():
+    code = (
+        "import gc, sys, hpcvision.cli; sys.argv = ['hpcvision']; from hpcvision import __main__\n"
+        "hpcvision.cli.main = lambda: print('collector', gc.isenabled()); __main__.main()"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (process.stdout, process.stderr) == ("collector True\n", "")
