@@ -1,6 +1,5 @@
 """Console entry `hpcvision`; imports no torch, ray or h5py before a command needs it, for the sake of login nodes."""
 
-import atexit
 import errno
 import io
 import sys
@@ -12,6 +11,7 @@ import typer
 from hpcvision import cli_cluster, cli_images, cli_results, cli_sweep
 from hpcvision.cli_cluster import Fresh, Job, Overrides, Runs, configured
 from hpcvision.errors import UserError
+from hpcvision.place import Place
 from hpcvision.stopping import end_process
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -152,7 +152,8 @@ def main() -> None:
 
 def refuse(error: UserError) -> NoReturn:
     """Say the error in one line, and end with its exit code."""
-    atexit.unregister(end_process)  # of a rank under srun that has left its group: it would end with 0
     line = str(error).replace("\n", "\\n")  # of a path or a value, which may hold anything
     typer.secho(f"hpcvision: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
+    if Place.from_environment().world_size > 1:  # a rank under srun
+        end_process(error.exit_code)
     sys.exit(error.exit_code)

@@ -18,7 +18,7 @@ from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-de
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.place import Place
 from hpcvision.rundir import write_json
-from hpcvision.stopping import end_process
+from hpcvision.stopping import end_after_error, end_process
 
 MEETING_SECONDS = 120.0  # a rank that has not come by then is named in the error
 CONNECT_SECONDS = 5.0  # one try; a stale announcement must not use up the time for the meeting
@@ -97,6 +97,8 @@ def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECOND
         timeout=timeout,
         device_id=device if on_gpu else None,
     )
+    if place.world_size > 1:
+        end_after_error()
     return Rank(place, device)
 
 

@@ -99,7 +99,8 @@ def test_ranks_end_together_when_one_overflows_and_one_of_them_says_why(jobs: di
 # --- a rank that raises or is killed ---
 
 RAISES_ON_RANK_1 = """
-import os, sys
+import atexit, os, sys
+atexit.register(print, "taken apart")  # which gloo's threads may answer with SIGABRT
 from hpcvision.launch.job import TrainJob
 from hpcvision.training.batches import Batches
 
@@ -129,6 +130,11 @@ def test_a_rank_that_raises_ends_all_ranks_within_30_seconds(raised) -> None:
     _, results, seconds = raised
     assert all(result.returncode != 0 for result in results)
     assert seconds < 30
+
+
+def test_ranks_of_a_failed_run_end_with_1_and_are_not_taken_apart_first(raised) -> None:
+    _, results, _ = raised
+    assert [(result.returncode, result.stdout) for result in results] == [(1, ""), (1, "")]
 
 
 def test_failed_txt_holds_the_traceback_of_the_rank_that_raised_and_not_its_neighbours(raised) -> None:
