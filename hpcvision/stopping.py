@@ -116,7 +116,7 @@ def end_process(code: int = 0) -> None:
 
     DDP keeps gloo's threads alive when the group is left (torch 2.15). They see the other processes go while the
     libraries below them are being destroyed, and 1 of 20 runs that were stopped at their first steps ended in SIGABRT;
-    of those that failed as tasks of Slurm, 3 of 20.
+    of those that failed as tasks of Slurm, 3 of 11.
     """
     sys.stdout.flush()
     sys.stderr.flush()
