@@ -1,6 +1,5 @@
 """Processes of one run: how they meet, and what they exchange."""
 
-import atexit
 import contextlib
 import json
 import os
@@ -18,7 +17,7 @@ from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-de
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.place import Place
 from hpcvision.rundir import write_json
-from hpcvision.stopping import end_after_error, end_process
+from hpcvision.stopping import end_at_exit
 
 MEETING_SECONDS = 120.0  # a rank that has not come by then is named in the error
 CONNECT_SECONDS = 5.0  # one try; a stale announcement must not use up the time for the meeting
@@ -97,17 +96,15 @@ def start(place: Place, folder: Path, *, meeting_seconds: float = MEETING_SECOND
         timeout=timeout,
         device_id=device if on_gpu else None,
     )
-    if place.world_size > 1:
-        end_after_error()
     return Rank(place, device)
 
 
 def stop() -> None:
-    """Leave the process group, if there is one; one of several processes then ends as `end_process` does."""
+    """Leave the process group, if there is one; one of several processes then ends as `end_at_exit` tells."""
     if not dist.is_initialized():
         return
     if dist.get_world_size() > 1:
-        atexit.register(end_process)
+        end_at_exit(0)
     dist.destroy_process_group()
 
 

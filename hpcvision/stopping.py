@@ -1,5 +1,6 @@
 """When a process stops before its last step, and how it ends. Imports no torch, to be early."""
 
+import atexit
 import os
 import signal
 import sys
@@ -7,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
@@ -123,13 +124,7 @@ def end_process(code: int = 0) -> None:
     os._exit(code)
 
 
-def end_after_error() -> None:
-    """Have this process end by `end_process(1)` once an exception that nobody catches is told."""
-    tell = sys.excepthook
-
-    def tell_and_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        tell(kind, error, trace)
-        if not issubclass(kind, KeyboardInterrupt):  # after which Python ends as that signal would end it
-            end_process(1)
-
-    sys.excepthook = tell_and_end
+def end_at_exit(code: int) -> None:
+    """Have this process end by `end_process(code)` once Python begins to exit; the last call counts."""
+    atexit.unregister(end_process)
+    atexit.register(end_process, code)

@@ -1,6 +1,5 @@
 """One process of a run, whoever started it: join the others, train, and leave a readable trace when it fails."""
 
-import atexit
 import contextlib
 import os
 import sys
@@ -18,7 +17,7 @@ from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.lock import in_turn, only_one
 from hpcvision.place import Place
 from hpcvision.rundir import RunDir, cannot_write, data_folder, open_run, read_journal
-from hpcvision.stopping import StopRequest, end_process
+from hpcvision.stopping import StopRequest, end_at_exit
 
 # Names the descriptor on which a rank tells its launcher why it failed, when it can write no file.
 FAILURE_PIPE = "HPCVISION_FAILURE_PIPE"
@@ -150,8 +149,10 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
         raise  # FAILED.txt would be taken for the other process's
     except Exception as error:
         was_first = leave_trace(rundir, place.rank, error)
-        if place.world_size == 1:  # with others, leaving the group would wait for a rank that may be gone
+        if place.world_size == 1:
             distributed.stop()
+        else:  # leaving the group would wait for a rank that may be gone
+            end_at_exit(error.exit_code if isinstance(error, UserError) else 1)
         if was_first:
             raise
         # A traceback of this rank would hide the one that tells what happened.
@@ -196,7 +197,8 @@ def draw_pictures(rundir: RunDir) -> None:
         samples_picture(rundir.results, rundir.samples_picture)
         training_graph(rundir.results, rundir.training_graph)
     except OSError as error:
-        atexit.unregister(end_process)  # it would end with 0
+        if Place.from_environment().world_size > 1:
+            end_at_exit(TrainingStopped.exit_code)
         raise TrainingStopped(
             f"the run is finished, but its pictures cannot be written: {error.strerror or error}; "
             f"the same command draws them later"
