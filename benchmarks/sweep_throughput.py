@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import measuring
@@ -95,7 +96,7 @@ Path(FOLDER, "losses.json").write_text(json.dumps(list(losses.items())))
 """
 
 
-class Case:
+class Case(ABC):
     """A command that does all trials."""
 
     def __init__(self, folder: Path) -> None:
@@ -103,17 +104,17 @@ class Case:
         self.losses: list[float] = []
         self.round = 0
 
+    @abstractmethod
     def command(self) -> list[str]:
         """What to start; a new folder each time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def first_step_is_done(self) -> bool:
         """True when any trial has made a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_losses(self) -> list[float]:
         """Validation losses of the trials, in the order of their learning rates."""
-        raise NotImplementedError
 
     @property
     def runs(self) -> Path:

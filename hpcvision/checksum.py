@@ -13,7 +13,7 @@ _ONE_AT_A_TIME = threading.Lock()
 def sha256_of_array(path: Path) -> str:
     """SHA-256 of the numbers in a .npy file, without its header; OSError where it cannot be read.
 
-    0.1 s for CIFAR-100. A file is read again when its size, time or place on the disk has changed.
+    0.11 s for CIFAR-100's 154 MB. A file is read again when its size, time or place on the disk has changed.
     """
     status = path.stat()
     with _ONE_AT_A_TIME:  # who asks while a thread is at it waits for its answer

@@ -11,8 +11,7 @@ import typer
 from hpcvision import cli_cluster, cli_images, cli_results, cli_sweep
 from hpcvision.cli_cluster import Fresh, Job, Overrides, Runs, configured
 from hpcvision.errors import UserError
-from hpcvision.place import Place
-from hpcvision.stopping import end_process
+from hpcvision.stopping import end_process, ends_at_exit
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -154,6 +153,6 @@ def refuse(error: UserError) -> NoReturn:
     """Say the error in one line, and end with its exit code."""
     line = str(error).replace("\n", "\\n")  # of a path or a value, which may hold anything
     typer.secho(f"hpcvision: {line}", fg="red" if sys.stderr.isatty() else None, err=True)
-    if Place.from_environment().world_size > 1:  # a rank under srun
+    if ends_at_exit():  # a rank under srun, which its group has told another code
         end_process(error.exit_code)
     sys.exit(error.exit_code)

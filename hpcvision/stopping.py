@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
@@ -125,6 +126,23 @@ def end_process(code: int = 0) -> None:
 
 
 def end_at_exit(code: int) -> None:
-    """Have this process end by `end_process(code)` once Python begins to exit; the last call counts."""
+    """Have this process end by `end_process(code)` once Python begins to exit; the last call counts.
+
+    After an exception that nobody catches it ends with 1, as Python does, and after Ctrl-C with 130.
+    """
     atexit.unregister(end_process)
     atexit.register(end_process, code)
+    if not ends_at_exit():
+        sys.excepthook = partial(_tell_and_end, sys.excepthook)
+
+
+def ends_at_exit() -> bool:
+    """Whether `end_at_exit` was called in this process."""
+    return isinstance(sys.excepthook, partial) and sys.excepthook.func is _tell_and_end
+
+
+def _tell_and_end(
+    tell: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    tell(kind, error, trace)
+    end_process(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)

@@ -17,7 +17,7 @@ from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.lock import in_turn, only_one
 from hpcvision.place import Place
 from hpcvision.rundir import RunDir, cannot_write, data_folder, open_run, read_journal
-from hpcvision.stopping import StopRequest, end_at_exit
+from hpcvision.stopping import StopRequest, end_at_exit, ends_at_exit
 
 # Names the descriptor on which a rank tells its launcher why it failed, when it can write no file.
 FAILURE_PIPE = "HPCVISION_FAILURE_PIPE"
@@ -121,7 +121,7 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
     nothing_to_do = {"finished": True, "step": config.train.steps, "reason": "finished before", "scores": {}}
     if is_over():
         return nothing_to_do
-    # To read all of CIFAR-100 takes as long as a tenth of importing torch, and can be done meanwhile.
+    # 0.11 s for either data set, beside the 1.3 s of importing torch.
     for path in (data_folder() / "prepared").glob(f"{config.data.source}*.images.npy"):
         checksum.begin(path)
     with collector_off():
@@ -197,7 +197,7 @@ def draw_pictures(rundir: RunDir) -> None:
         samples_picture(rundir.results, rundir.samples_picture)
         training_graph(rundir.results, rundir.training_graph)
     except OSError as error:
-        if Place.from_environment().world_size > 1:
+        if ends_at_exit():  # with 0, as its group was left in order
             end_at_exit(TrainingStopped.exit_code)
         raise TrainingStopped(
             f"the run is finished, but its pictures cannot be written: {error.strerror or error}; "

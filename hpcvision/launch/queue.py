@@ -187,15 +187,20 @@ def gpus_of_nodes(partition: str | None) -> list[tuple[str, int]]:
 def accounts() -> dict[str, set[str]]:
     """This user's accounts with the qos of each; empty where the site keeps no accounts, or does not tell."""
     found: dict[str, set[str]] = {}
-    for account, qos in told(*OWN_ACCOUNTS, f"user={getpass.getuser()}"):
+    for account, qos in told(*question_of_accounts()):
         found.setdefault(account, set()).update(filter(None, qos.split(",")))
     return found
+
+
+def question_of_accounts() -> tuple[str, ...]:
+    """What to ask `sacctmgr show`."""
+    return "assoc", f"user={getpass.getuser()}", "format=account,qos"
 
 
 def ask_ahead_for_accounts() -> None:
     """Begin to ask what `accounts` will want to know: the answer takes 0.3 s, in which Python imports all the rest."""
     if shutil.which("sacctmgr"):
-        command = ("sacctmgr", *ROWS, *OWN_ACCOUNTS, f"user={getpass.getuser()}")
+        command = ("sacctmgr", *ROWS, *question_of_accounts())
         asked_ahead[command] = begin_to_ask(*command)
 
 
@@ -227,7 +232,6 @@ def above(account: str) -> set[str]:
 
 
 ROWS = ("--noheader", "--parsable2", "show")
-OWN_ACCOUNTS = ("assoc", "format=account,qos")
 
 
 def told(*words: str) -> list[list[str]]:

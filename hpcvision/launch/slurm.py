@@ -163,9 +163,7 @@ def check_place(profile: Profile, place: Placement) -> None:
 
 def check_account(profile: Profile) -> None:
     """Raise UserError for an account or QOS that this user does not have; where there is no accounting, nothing."""
-    if profile.account is None and profile.qos is None:
-        return
-    if profile.qos is None and profile.account in queue.own_accounts():
+    if profile.qos is None and (profile.account is None or profile.account in queue.own_accounts()):
         return
     accounts = queue.accounts()
     if not accounts:

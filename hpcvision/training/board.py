@@ -25,7 +25,7 @@ class Board:
         self._writer: SummaryWriter | None = None
 
     def begin(self) -> "SummaryWriter":
-        """The writer, made when first asked for: it is imported and draws for 0.2 s, which no first step waits for."""
+        """The writer, made when first asked for: it is imported and draws for 0.17 s, which no first step waits for."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +41,21 @@ def test_a_signal_that_the_starter_had_ignored_stays_ignored():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.code == 0
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "says"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit(7)", 0, ""),
+        ("end_at_exit(3); sys.exit(7)", 3, ""),
+        ("raise ValueError('lost')", 1, "ValueError: lost"),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
+    ],
+)
+def test_a_process_that_is_to_end_at_exit_is_not_taken_apart_and_has_the_code_that_was_told(does, code, says):
+    program = "import atexit, sys; atexit.register(print, 'taken apart')\n"
+    program += f"from hpcvision.stopping import end_at_exit; end_at_exit(9); end_at_exit(0); {does}"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    lines = process.stderr.splitlines() or [""]
+    assert (process.returncode, process.stdout, lines[-1]) == (code, "", says)
