@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hpcvision.errors import UserError
 from hpcvision.launch.profile import Profile
+from hpcvision.stopping import leave_seconds
 
 # Slurm replaces what follows a percent sign in the name of a log, and its options cannot hold the others.
 UNUSABLE_IN_PATHS = re.compile(r"[%\\'\"\x00-\x1f]")
@@ -57,15 +58,6 @@ def options(name: str, profile: Profile, place: Placement, *, after: str | None 
         flag = {"per_node": "mem", "per_cpu": "mem-per-cpu", "per_gpu": "mem-per-gpu"}[profile.memory]
         asked[flag] = f"{1024 * profile.memory_gb:.0f}M"
     return {key: value for key, value in asked.items() if value is not None}
-
-
-def leave_seconds(stay: float) -> float:
-    """How long before the end of a stay a run stops, in seconds: a minute, or a quarter of a short stay.
-
-    The checkpoint of a 97,584-parameter run takes 9 ms on a local disk; the last step, an evaluation and a slow shared
-    disk come on top.
-    """
-    return min(60.0, stay / 4)
 
 
 def srun_options(profile: Profile) -> list[str]:

@@ -13,11 +13,10 @@ from hpcvision import checksum
 from hpcvision.config import RunConfig
 from hpcvision.errors import FolderInUse, TrainingStopped, UserError
 from hpcvision.importing import collector_off
-from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.lock import in_turn, only_one
 from hpcvision.place import Place
 from hpcvision.rundir import RunDir, cannot_write, data_folder, open_run, read_journal
-from hpcvision.stopping import StopRequest, end_at_exit, ends_at_exit
+from hpcvision.stopping import StopRequest, end_at_exit, ends_at_exit, leave_seconds
 
 # Names the descriptor on which a rank tells its launcher why it failed, when it can write no file.
 FAILURE_PIPE = "HPCVISION_FAILURE_PIPE"

@@ -18,7 +18,6 @@ from hpcvision.launch import queue
 from hpcvision.launch.batch import (
     Placement,
     check_path,
-    leave_seconds,
     lines_after,
     lines_before,
     options,
@@ -27,6 +26,7 @@ from hpcvision.launch.batch import (
 from hpcvision.launch.job import TrainJob
 from hpcvision.launch.profile import Profile
 from hpcvision.rundir import RunDir
+from hpcvision.stopping import leave_seconds
 
 NATIVE = {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "time", "open-mode", "signal"}
 """Options that submitit writes itself."""

@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from hpcvision.config import RunConfig
 from hpcvision.errors import UserError
 from hpcvision.launch.job import TrainJob, draw_pictures, prepare
@@ -90,13 +88,12 @@ def say_where(rundir: RunDir) -> None:
     from hpcvision.report.tables import scores_in_words
     from hpcvision.results.reader import read_summary
 
-    console = Console(soft_wrap=True, highlight=False)
     if not rundir.is_finished:
         return
     if not rundir.training_graph.exists():  # killed after the last step, while drawing
         draw_pictures(rundir)
-    console.print(f"finished: {scores_in_words(read_summary(rundir.results))}")
+    print(f"finished: {scores_in_words(read_summary(rundir.results))}")
     for path in (rundir.results, rundir.training_graph, rundir.samples_picture):
         if path.exists():
-            console.print(f"  {path}")
+            print(f"  {path}")
     sys.stdout.flush()

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from hpcvision import data
 from hpcvision.errors import FolderInUse, UserError
-from hpcvision.launch.batch import leave_seconds
 from hpcvision.launch.job import come_back, leave_word, prepare
 from hpcvision.launch.lock import only_one
 from hpcvision.launch.space import bytes_needed, megabytes
@@ -26,7 +25,7 @@ from hpcvision.place import Place
 from hpcvision.report import tables
 from hpcvision.results.sweeps import sweep_is_finished
 from hpcvision.rundir import RunDir, write_json
-from hpcvision.stopping import INTERRUPTED, StopRequest
+from hpcvision.stopping import INTERRUPTED, StopRequest, leave_seconds
 from hpcvision.sweep.collect import Sweep, write_archive
 from hpcvision.sweep.plan import Plan, check_objective, make_plan
 from hpcvision.sweep.private_ray import PrivateRay, lend_node, meeting_of

@@ -28,7 +28,6 @@ from hpcvision.metrics.fidelity import (
 from hpcvision.metrics.frechet import Moments, frechet_distance, moments
 from hpcvision.metrics.kernel import kernel_distance_by_class
 from hpcvision.models import build_model
-from hpcvision.results.reader import read_model
 from hpcvision.rundir import atomic_write
 from hpcvision.training.generation import Progress, unseen
 
@@ -62,6 +61,8 @@ class ClassifierExtractor:
     """The features of a classifier that this project trained: what its last layer reads."""
 
     def __init__(self, archive: Path, device: torch.device) -> None:
+        from hpcvision.results.reader import read_model  # h5py, which a classifier's first step does not wait for
+
         config, weights = read_model(archive)
         if config.task.kind != "classify":
             raise UserError(f"{archive} is no classifier (task.kind={config.task.kind}); give the archive of one")

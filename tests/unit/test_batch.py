@@ -140,10 +140,6 @@ def test_only_the_site_s_way_to_ask_for_gpus_and_memory_is_written(profile, plac
     assert {key: asked[key] for key in about if key in asked} == flags
 
 
-def test_a_short_stay_keeps_a_quarter_of_itself_free_and_a_long_one_a_minute():
-    assert (batch.leave_seconds(60), batch.leave_seconds(240), batch.leave_seconds(86400)) == (15, 60, 60)
-
-
 @pytest.mark.parametrize(
     "text, complaint",
     [

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hpcvision.stopping import StopRequest
+from hpcvision.stopping import StopRequest, leave_seconds
 
 
 @pytest.fixture
@@ -59,3 +59,7 @@ def test_a_process_that_is_to_end_at_exit_is_not_taken_apart_and_has_the_code_th
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     lines = process.stderr.splitlines() or [""]
     assert (process.returncode, process.stdout, lines[-1]) == (code, "", says)
+
+
+def test_a_short_stay_keeps_a_quarter_of_itself_free_and_a_long_one_a_minute():
+    assert (leave_seconds(60), leave_seconds(240), leave_seconds(86400)) == (15, 60, 60)
