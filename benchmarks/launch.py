@@ -5,11 +5,14 @@ else on drawn images, until its first step stands in the journal; everything is 
 node. Of the two papers' classifiers addnist_cnn is the default, whose step takes milliseconds; one of
 cifar100_baby_mobilenet takes half a second of a core and is no matter of launching. Bare: a script of a few lines that
 submits, through submitit with the same options, a function that imports torch and writes a file. In turns, so that what
-disturbs the machine disturbs both. `login_cpu_seconds` is the CPU time of `hpcvision submit` alone: for the first run
+disturbs the machine disturbs both. Slurm's controller starts jobs once a second, so both submissions of a turn begin at
+the same fraction of a second, and the turns are spread evenly over it: at moments as they come, one of the two would
+meet that second always early and the other always late. `login_cpu_seconds` is the CPU time of `hpcvision submit` alone: for the first run
 of a model, and once its parameters are known.
 """
 
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -66,6 +69,13 @@ def until_idle() -> None:
     time.sleep(3)  # the controller lets a job wait that comes soon after the end of another
 
 
+def begin(fraction: float) -> float:
+    """Wait until the cluster is idle and then for that fraction of a second of the clock; time.perf_counter()."""
+    until_idle()
+    time.sleep((fraction - time.time()) % 1)
+    return time.perf_counter()
+
+
 def main() -> None:
     parser = measuring.parser(__doc__.partition("\n")[0])
     parser.add_argument("--job", choices=("addnist_cnn", "cifar100_baby_mobilenet"), default="addnist_cnn")
@@ -83,15 +93,15 @@ def main() -> None:
     shutil.chown(home, "hpcuser", "hpcuser")
     seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     login: list[float] = []
-    for number in range(arguments.rounds + 1):
-        until_idle()
-        began = time.perf_counter()
+    fractions = [number / arguments.rounds for number in range(arguments.rounds)]
+    random.Random(0).shuffle(fractions)  # the controller's second is a little longer than the clock's
+    for number, fraction in enumerate([0.0, *fractions]):
+        began = begin(fraction)
         submit = ["hpcvision", "submit", *job, f"seed={number}", "--cluster", "testcluster", "--processes", "1"]
         login.append(run(home, *submit))
         until(f"runs/{newest(home)}/log.jsonl", home, '"event": "train"')
         ours = time.perf_counter() - began
-        until_idle()
-        began = time.perf_counter()
+        began = begin(fraction)
         run(home, "python", "bare.py", f"{home}/bare-{number}")
         until(f"bare-{number}", home, ".")
         bare = time.perf_counter() - began

@@ -63,12 +63,12 @@ def submit(
     Example: hpcvision submit addnist_cnn --cluster generic --seeds 0-4 --minutes 60
     """
     with collector_off():
-        from hpcvision.launch import queue
+        from hpcvision.launch.ahead import ask_ahead
         from hpcvision.launch.profile import load_profile
 
         profile = load_profile(cluster)
-        if profile.qos is not None:
-            queue.ask_ahead_for_accounts()
+        if profile.executor == "slurm":
+            ask_ahead(profile)
         from hpcvision.launch.cluster import only_on_clusters, placed, with_seeds
         from hpcvision.launch.start import submit_job
         from hpcvision.rundir import runs_folder

@@ -160,9 +160,12 @@ def settings() -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
+PARTITIONS = ("scontrol", "show", "partition", "--oneliner")
+
+
 def partitions() -> dict[str, dict[str, str]]:
     """`scontrol show partition` by name."""
-    answer = ask("scontrol", "show", "partition", "--oneliner")
+    answer = ask(*PARTITIONS)
     if answer.returncode:
         raise UserError(f"scontrol gave no answer ({first_line(answer)}); try again later")
     rows = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in answer.stdout.splitlines()]
@@ -197,22 +200,19 @@ def question_of_accounts() -> tuple[str, ...]:
     return "assoc", f"user={getpass.getuser()}", "format=account,qos"
 
 
-def ask_ahead_for_accounts() -> None:
-    """Begin to ask what `accounts` will want to know: the answer takes 0.3 s, in which Python imports all the rest."""
-    if shutil.which("sacctmgr"):
-        command = ("sacctmgr", *ROWS, *question_of_accounts())
-        asked_ahead[command] = begin_to_ask(*command)
-
-
 def own_accounts() -> set[str]:
     """This user's accounts as the controller has them; empty where it has none, or does not tell.
 
     0.01 s, where the database behind `accounts` takes 0.3 s; but not every Slurm tells the qos so.
     """
-    user = getpass.getuser()
-    answer = ask("scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc", "--oneliner")
-    own = (line for line in answer.stdout.splitlines() if f" UserName={user}(" in line)
+    answer = ask(*question_of_own_accounts())
+    own = (line for line in answer.stdout.splitlines() if f" UserName={getpass.getuser()}(" in line)
     return {word.removeprefix("Account=") for line in own for word in line.split() if word.startswith("Account=")}
+
+
+def question_of_own_accounts() -> tuple[str, ...]:
+    """What to ask the controller about them."""
+    return "scontrol", "show", "assoc_mgr", f"users={getpass.getuser()}", "flags=assoc", "--oneliner"
 
 
 def default_account() -> str | None:
@@ -242,16 +242,16 @@ def told(*words: str) -> list[list[str]]:
         answer = ask("sacctmgr", *ROWS, *words)
     except UserError:
         return []
-    return (
-        [line.split("|") for line in answer.stdout.splitlines() if line.count("|") == 1]
-        if not answer.returncode
-        else []
-    )
+    lines = answer.stdout.splitlines() if not answer.returncode else []
+    return [line.split("|") for line in lines if line.count("|") == 1]
+
+
+OWN_JOBS = ("squeue", "--noheader", "--array", "--me", "--format=%i")
 
 
 def own_jobs() -> int:
     """How many jobs this user has in the queue, every task of an array counted."""
-    answer = ask("squeue", "--noheader", "--array", "--me", "--format=%i")
+    answer = ask(*OWN_JOBS)
     return len(answer.stdout.split()) if not answer.returncode else 0
 
 
