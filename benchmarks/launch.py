@@ -7,8 +7,8 @@ cifar100_baby_mobilenet takes half a second of a core and is no matter of launch
 submits, through submitit with the same options, a function that imports torch and writes a file. In turns, so that what
 disturbs the machine disturbs both. Slurm's controller starts jobs once a second, so both submissions of a turn begin at
 the same fraction of a second, and the turns are spread evenly over it: at moments as they come, one of the two would
-meet that second always early and the other always late. `login_cpu_seconds` is the CPU time of `hpcvision submit` alone: for the first run
-of a model, and once its parameters are known.
+meet that second always early and the other always late. `login_cpu_seconds` is the CPU time of `hpcvision submit`
+alone: for the first run of a model, and once its parameters are known.
 """
 
 import os
