@@ -123,7 +123,7 @@ def print_sweep(sweep: Sweep, out: Console) -> None:
     out.print(f"{escape(sweep.name)}: {len(trials)} runs, {state}, objective validation {escape(sweep.objective)}")
     out.print(made)
     if len(trials) > MOST_TRIALS:
-        out.print(f"and {len(trials) - MOST_TRIALS} more; `hpcvision results export {sweep.path} --csv` has them all")
+        print(f"and {len(trials) - MOST_TRIALS} more; `hpcvision results export {sweep.path} --csv` has them all")
     if sweep.winner:
         run = sweep.run(sweep.winner)
         told = [

@@ -134,9 +134,9 @@ def print_data_status(name: str | None) -> None:
         rows.add_row(source, facts["description"], state)
     console().print(rows)
     if name and facts["folder"]:
-        console().print(f"folder: {facts['folder']}")
+        print(f"folder: {facts['folder']}")
     if name and facts["missing"]:
-        console().print(f"missing: {', '.join(map(str, facts['missing']))}")
+        print(f"missing: {', '.join(map(str, facts['missing']))}")
 
 
 def score_in_brief(summary: "Summary") -> str:
@@ -185,7 +185,7 @@ def print_scores(archive: Path) -> None:
     console().print(made)
     for extractor in sorted({facts["extractor"] for facts in scores}):
         known = "an FID" if extractor == "inception_v3" else "no FID"
-        console().print(f"Fréchet distance on the features of {extractor}: {known}.")
+        print(f"Fréchet distance on the features of {extractor}: {known}.")
 
 
 def with_deviation(facts: dict[str, Any], name: str, digits: int) -> str:

@@ -127,9 +127,9 @@ def run_sweep(
     if not stopping.asked or not place.is_slurm_task:
         print_trials(sweep, console)
     if archive:
-        console.print(f"  {archive}", soft_wrap=True)
+        print(f"  {archive}")
     if stopping.asked:
-        console.print(f"stopped; `hpcvision sweep {wanted} --resume` goes on from here", soft_wrap=True)
+        print(f"stopped; `hpcvision sweep {wanted} --resume` goes on from here")
         return 0 if place.is_slurm_task else INTERRUPTED
     failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
     if failed:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from hpcvision.config import CAPS, apply
 from hpcvision.models.counting import parameters_of
@@ -33,7 +34,7 @@ def print_trials(sweep: Sweep, console: Console) -> None:
         trials, key=lambda row: (order[sweep.status(row)], -last_step(row.rundir), sign * worst(sweep, row))
     ):
         parameters = parameters_of(row.config.model)
-        settings = [in_a_cell(row.overrides.get(key, "")) for key in keys]
+        settings = [escape(in_a_cell(row.overrides.get(key, ""))) for key in keys]
         steps, full = f"{last_step(row.rundir):,}", f"{parameters / cap:.1%}"
         objective = f"{sweep.objective(row):.4f}"
         shown.add_row(
@@ -88,7 +89,7 @@ def print_planned(plan: Plan, console: Console) -> None:
     shown = table("trial", "parameters", "of cap", *headings(keys), numbers=("parameters", "of cap"))
     for planned in trials:
         parameters = parameters_of(apply(plan.base, planned.overrides).model)
-        values = [in_a_cell(planned.overrides.get(key, "")) for key in keys]
+        values = [escape(in_a_cell(planned.overrides.get(key, ""))) for key in keys]
         shown.add_row(planned.label.removeprefix("trial "), f"{parameters:,}", f"{parameters / cap:.1%}", *values)
     keep_cells_whole(shown, console.width)
     console.print(shown)

@@ -75,7 +75,7 @@ class StepProgress:
         if not self.is_main:
             return
         if self.bar:
-            self.bar.console.print(line, highlight=False)
+            self.bar.console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)
 

@@ -59,8 +59,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name would break careless quoting."""
-    folder = tmp_path_factory.mktemp("work") / "it's a $HOME & more"
+    """A folder whose name would break careless quoting, and that rich would take for a colour."""
+    folder = tmp_path_factory.mktemp("work") / "it's a $HOME & [red] more"
     folder.mkdir()
     return folder
 

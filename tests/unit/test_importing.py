@@ -36,3 +36,22 @@ def test_a_command_runs_with_the_collector_on():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (process.stdout, process.stderr) == ("collector True\n", "")
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        # Of a batch job's task; what it needs later on, it imports after its first step.
+        "import hpcvision.launch.job, hpcvision.distributed, hpcvision.training.loop",
+        # Of `hpcvision submit`, before it counts the parameters of a model that it does not know.
+        "import hpcvision.cli, hpcvision.launch.start, hpcvision.launch.cluster, hpcvision.launch.slurm",
+    ],
+    ids=["task", "submit"],
+)
+def test_nothing_is_imported_before_a_first_step_that_is_only_used_after_it(imports):
+    late = {"h5py", "rich", "tensorboard", "matplotlib", "pandas", "ray"} | (
+        {"torch"} if "cli" in imports else {"typer"}
+    )
+    code = f"import sys; {imports}; print(*sorted({late!r} & set(sys.modules)))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (process.stdout, process.stderr) == ("\n", "")
