@@ -34,12 +34,12 @@ class AddNISTCNNConfig(Frozen):
 
 
 class DigitSumConfig(Frozen):
-    """One reader of digits for all three channels, and the exact distribution of their sum: 96,850 parameters."""
+    """Three readers that vote on each channel's digit, and the exact distribution of the sum: 97,764 parameters."""
 
     kind: Literal["digit_sum"] = "digit_sum"
     width: float = Field(1.0, gt=0)
     """Factor on every channel count."""
-    image_size: int = Field(28, ge=8)
+    image_size: int = Field(28, ge=21)
     """Side of the square input, pixels."""
     num_classes: int = Field(20, ge=20, le=20)
     """The sums 1 to 20."""

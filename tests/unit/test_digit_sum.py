@@ -22,14 +22,25 @@ def model():
     return build_model(SMALL).eval()
 
 
-def test_digit_sum_has_exactly_96850_parameters_and_needs_19439568_multiply_adds():
-    channels = (1, 32, 40, 72, 88)
-    sides, kernels = (14, 14, 7, 7), (25, 9, 9, 9)
+def test_digit_sum_has_exactly_97764_parameters_and_needs_11098368_multiply_adds():
+    channels = (1, 16, 24, 28, 32, 32)
+    sides, kernels = (12, 10, 8, 6, 4), (25, 9, 9, 9, 9)
     weights = [k * i * o for k, (i, o) in zip(kernels, itertools.pairwise(channels), strict=True)]
-    rest = sum(3 * count for count in channels[1:]) + 88 * 10 + 10  # a bias and a BatchNorm each, the last layer
-    assert sum(weights) + rest == parameters_of(DigitSumConfig()) == 96_850
-    work = sum(side * side * count for side, count in zip(sides, weights, strict=True)) + 88 * 10
-    assert 3 * work == multiply_adds(DigitSumConfig()) == 19_439_568
+    last = 32 * 4 * 4 * 10
+    norms = 2 * (sum(channels[1:]) + 10)
+    assert 3 * (sum(weights) + last + norms) == parameters_of(DigitSumConfig()) == 97_764
+    work = sum(side * side * count for side, count in zip(sides, weights, strict=True)) + last
+    assert 3 * 3 * work == multiply_adds(DigitSumConfig()) == 11_098_368
+
+
+def test_the_digits_are_those_of_the_geometric_mean_of_what_the_readers_say(model):
+    images = torch.rand(4, 3, 28, 28)
+    model.train()  # the norms of an untrained network make it say something with a batch's own statistics only
+    with torch.no_grad():
+        each = [read(images.view(12, 1, 28, 28)).softmax(1).view(4, 3, 10) for read in model.readers]
+        mean = (each[0] * each[1] * each[2]) ** (1 / 3)
+        assert torch.allclose(model.digits(images), mean / mean.sum(2, keepdim=True), atol=1e-6)
+    assert not torch.allclose(each[0], each[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("m, n", [(10, 10), (19, 10), (1, 4), (4, 1)])
@@ -58,8 +69,9 @@ def test_the_order_of_the_channels_does_not_matter(model):
 
 def test_a_sum_that_is_all_but_impossible_has_a_finite_logit_and_gradient(model):
     with torch.no_grad():
-        model.reader[-1].weight.zero_()
-        model.reader[-1].bias.copy_(torch.tensor([200.0] + 9 * [0.0]))  # three zeros, for certain
+        for read in model.readers:
+            read[-1].weight.zero_()
+            read[-1].bias.copy_(torch.tensor([200.0] + 9 * [0.0]))  # three zeros, for certain
     loss = functional.cross_entropy(model(torch.rand(2, 3, 28, 28)), torch.tensor([19, 10]))
     loss.backward()
     assert loss.isfinite()
