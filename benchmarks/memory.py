@@ -26,6 +26,7 @@ from hpcvision import data
 from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.launch.job import prepare, run_rank
+from hpcvision.stopping import StopRequest
 
 LIMIT_MEGABYTES = 1200
 JOB = "cifar100_baby_mobilenet"
@@ -99,7 +100,7 @@ def train(changes: str, is_watched: str) -> None:
     config = apply(load_job(JOB), json.loads(changes))
     samples: list[tuple[str, float]] = []
     with tempfile.TemporaryDirectory() as folder, watched(samples) if is_watched else nullcontext():
-        run_rank(prepare(config, Path(folder)))
+        run_rank(prepare(config, Path(folder)), StopRequest())
     print(json.dumps(samples) if is_watched else peak_resident_megabytes())
 
 

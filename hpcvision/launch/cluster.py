@@ -256,6 +256,8 @@ def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes
     for rundir in found:
         record = Record.of(rundir)
         known = record is not None and record.place
+        if ".replaced-" in rundir.folder.name:
+            continue  # set aside by --fresh; the run itself is in another folder
         if rundir.is_finished or (len(found) > 1 and not known and cluster is None):
             continue  # of several, those that a cluster has had
         if not known and cluster is None:

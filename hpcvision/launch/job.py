@@ -64,10 +64,9 @@ class TrainJob:
                     break
                 try:
                     outcome = run_rank(RunDir(Path(folder)), stop, read_test=self.read_test)
-                except FolderInUse:
-                    come_back()
-                    raise
                 except Exception as failure:
+                    if isinstance(failure, FolderInUse):
+                        come_back()
                     if not self.further:
                         raise
                     print(f"{folder}: {failure}", file=sys.stderr, flush=True)

@@ -30,7 +30,8 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
     # The only task of a Slurm job is its only process, unless told otherwise.
     processes = processes or (1 if place.is_slurm_task else 0) or gpus_here() or choose_processes(config)
     config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
-    rundir = prepare(config, runs_folder(runs), fresh=fresh)
+    # A job that Slurm has queued again runs the same words, and goes on with what it began afresh.
+    rundir = prepare(config, runs_folder(runs), fresh=fresh and not place.restart)
     if not rundir.is_finished:
         if processes == 1:
             TrainJob(str(rundir.folder))()

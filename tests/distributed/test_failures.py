@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from real_processes import (
     FinishedRun,
     complaint,
     end,
+    environment,
     events,
     hpcvision,
     living,
@@ -32,7 +34,8 @@ from real_processes import (
 
 from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
-from hpcvision.launch.job import prepare
+from hpcvision.launch.job import TrainJob, prepare
+from hpcvision.launch.lock import only_one
 from hpcvision.models import build_model
 from hpcvision.rundir import RunDir
 from hpcvision.training import checkpoint
@@ -336,3 +339,19 @@ def test_a_job_with_one_try_waits_for_the_process_in_the_folder_and_does_not_fin
         assert file.attrs["test_reads"] == 1
     assert len(events(folder, "start")) == 1
     assert not list(folder.glob("meeting-*"))
+
+
+def test_a_run_that_another_process_has_does_not_keep_those_that_share_its_job_from_being_trained(jobs, tmp_path):
+    taken, free = (prepare(load_job(str(jobs["plain"])), tmp_path / name) for name in ("taken", "free"))
+    pack = TrainJob(str(taken.folder), further=(str(free.folder),))
+    program = f"from hpcvision.launch.job import TrainJob\n{pack!r}()"
+    again = tmp_path / "again"
+    with only_one(taken):
+        words = [sys.executable, "-c", program]
+        environment_of_task = environment(tmp_path, HPCVISION_AGAIN=str(again), SLURM_PROCID="0")
+        process = subprocess.run(words, env=environment_of_task, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "FolderInUse" in process.stderr
+    assert free.is_finished
+    assert not taken.is_finished
+    assert again.exists(), "the job is queued again for the run that is left"

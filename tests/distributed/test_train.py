@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -215,3 +216,16 @@ def test_train_help_starts_no_run(tmp_path: Path) -> None:
     out, _ = process.communicate()
     assert "Example" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_slurm_queues_again_goes_on_with_what_it_began_afresh(
+    stopped: Path, jobs: dict[str, Path], workplace: Path
+) -> None:
+    """A batch script runs the same words again, --fresh among them."""
+    runs = shutil.copytree(stopped.parent, workplace / "queued again")
+    task = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+    task |= {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+    result = hpcvision("train", jobs["tiny"], "--fresh", "--processes", 2, runs=runs, **task)
+    assert result.returncode == 0, result.stderr
+    assert "going on from step" in result.stderr
+    assert [path.name for path in runs.iterdir()] == [stopped.name]

@@ -11,6 +11,7 @@ from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.launch.job import prepare, run_rank
 from hpcvision.rundir import RunDir
+from hpcvision.stopping import StopRequest
 from hpcvision.training import state as states
 from hpcvision.training.precision import set_arithmetic
 from hpcvision.training.step import WARM_UP_STEPS, Step
@@ -33,7 +34,7 @@ def trained(tmp_path, **changes):
     overrides = TINY | {key.replace("__", "."): value for key, value in changes.items()}
     config = apply(load_job("cifar100_baby_mobilenet"), overrides)
     rundir = prepare(config, tmp_path)
-    outcome = run_rank(rundir)
+    outcome = run_rank(rundir, StopRequest())
     assert outcome["finished"]
     with h5py.File(rundir.results) as file:
         return file["train/loss"][:], file["weights/raw/classifier.weight"][:]
@@ -116,20 +117,20 @@ def test_a_captured_generator_trains(tmp_path):
     changes = {"train.steps": 30, "train.global_batch_size": 16, "data.source": "synthetic", "model.width": 0.1}
     changes |= {"sample.steps": 3, "sample.images": 4, "sample.interpolation_pairs": 0, "optim.warmup_steps": 2}
     rundir = prepare(apply(load_job("cifar100_ddpm_small"), changes), tmp_path)
-    assert run_rank(rundir)["finished"]
+    assert run_rank(rundir, StopRequest())["finished"]
 
 
 def test_a_deterministic_run_that_goes_on_equals_the_undisturbed_one_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     changes = TINY | {"train.deterministic": True, "cadence.checkpoint_every": 15}
     whole = prepare(apply(load_job("cifar100_baby_mobilenet"), changes), tmp_path / "whole")
-    assert run_rank(whole)["finished"]
+    assert run_rank(whole, StopRequest())["finished"]
     again = RunDir(tmp_path / "again" / whole.folder.name)
     shutil.copytree(whole.folder, again.folder)
     again.previous_checkpoint.replace(again.checkpoint)  # of step 15
     lines = again.log.read_text().splitlines(keepends=True)
     again.log.write_text("".join(line for line in lines if '"finished"' not in line))
-    assert run_rank(again)["finished"]
+    assert run_rank(again, StopRequest())["finished"]
     with h5py.File(whole.results) as one, h5py.File(again.results) as other:
         for kind in ("raw", "ema"):
             for name in one[f"weights/{kind}"]:

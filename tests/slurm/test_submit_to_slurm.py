@@ -63,6 +63,18 @@ def test_a_stopped_run_is_submitted_again_by_resume_and_goes_on(cluster):
     assert "going on from step" in cluster.logs()
 
 
+def test_a_run_that_was_set_aside_by_fresh_is_not_resumed_beside_the_new_one(cluster):
+    for more in ([], ["--fresh"]):
+        cluster.submit("plain.py", "train.steps=3000", *more)
+        cluster.until(lambda: cluster.reached(10), "the first steps")
+        cluster.hpcvision("cancel", "all")
+        cluster.until(lambda: not cluster.run("squeue", "-h", "--me").stdout, "the end of the job")
+    assert any(".replaced-" in path.name for path in (cluster.home / "runs").iterdir())
+    said = cluster.hpcvision("resume", "all").stdout
+    assert re.fullmatch(r"plain-\w+", re.findall(r"submitted (.+) as job \d+ on", said)[0])
+    assert len(cluster.run("squeue", "-h", "--me", "--array").stdout.splitlines()) == 1
+
+
 def test_runs_that_shared_a_job_share_one_again_when_they_are_resumed(cluster):
     cluster.hpcvision("submit", "plain.py", "train.steps=3000", *PLACE, "--seeds", "0-4", "--runs-per-job", 2)
     cluster.hpcvision("cancel", "all")
@@ -136,14 +148,14 @@ def test_twelve_runs_are_two_arrays_where_a_cluster_takes_ten_at_a_time_and_all_
     assert_all_accounted_for(cluster, 12)
 
 
-def test_runs_that_share_a_job_start_python_once(cluster):
-    cluster.hpcvision("submit", "plain.py", *PLACE, "--seeds", "0-5", "--runs-per-job", 3)
-    cluster.until(lambda: len(cluster.runs()) == 6 and all(run.is_finished for run in cluster.runs()), "all runs")
-    assert_all_accounted_for(cluster, 6)
+def test_twelve_runs_that_share_three_jobs_start_python_three_times(cluster):
+    cluster.hpcvision("submit", "plain.py", *PLACE, "--seeds", "0-11", "--runs-per-job", 4)
+    cluster.until(lambda: len(cluster.runs()) == 12 and all(run.is_finished for run in cluster.runs()), "all runs")
+    assert_all_accounted_for(cluster, 12)
     stays = {
         event["job_id"] for run in cluster.runs() for event in map(json.loads, run.log.open()) if "job_id" in event
     }
-    assert len(stays) == 2
+    assert len(stays) == 3
 
 
 @pytest.mark.long
@@ -159,6 +171,7 @@ def test_two_hundred_tiny_runs_in_one_call_are_all_trained_once(cluster):
 def assert_all_accounted_for(cluster, count):
     """Every run has one stay that reached the last step, and a valid archive."""
     assert len(cluster.runs()) == count
+    cluster.hpcvision("results", "verify", *(run.results for run in cluster.runs()))  # exits with 1 for a bad one
     for run in cluster.runs():
         with h5py.File(run.results) as file:
             assert file.attrs["finished"]
