@@ -10,6 +10,7 @@ import pytest
 from real_cluster import ROOT, administer
 
 from hpcvision.rundir import RunDir
+from hpcvision.verify import verify
 
 pytestmark = pytest.mark.slurm
 
@@ -171,8 +172,8 @@ def test_two_hundred_tiny_runs_in_one_call_are_all_trained_once(cluster):
 def assert_all_accounted_for(cluster, count):
     """Every run has one stay that reached the last step, and a valid archive."""
     assert len(cluster.runs()) == count
-    cluster.hpcvision("results", "verify", *(run.results for run in cluster.runs()))  # exits with 1 for a bad one
     for run in cluster.runs():
+        assert [finding.words for finding in verify(run.results) if finding.verdict == "FAIL"] == []
         with h5py.File(run.results) as file:
             assert file.attrs["finished"]
             assert len(file["ledger/reason"]) == 1
