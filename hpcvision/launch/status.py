@@ -53,7 +53,7 @@ class Status:
 
     rundir: RunDir
     state: str
-    """finished, running, silent, waiting, failed, stopped, new or unreadable."""
+    """finished, running, silent, waiting, failed, stopped, new, unreadable, or unknown where Slurm gives no answer."""
     words: str
     step: int
     steps: int
@@ -65,19 +65,27 @@ def statuses(runs: Path, wanted: str | None) -> list[Status]:
     """The runs below `runs` whose folder's name holds `wanted`, or matches it as a pattern with * and ?."""
     found = matching(runs, wanted)
     records = {rundir: Record.of(rundir) for rundir in found}
-    ids = [job for record in records.values() if record for job in record.jobs]
-    jobs = queue.jobs(ids) if ids else {}
+    asked = {rundir: record for rundir, record in records.items() if record and not rundir.is_finished}
+    ids = [job for record in asked.values() for job in record.jobs]
+    jobs, silence = {}, ""
+    try:
+        jobs = queue.jobs(ids) if ids else {}
+    except UserError as error:  # the other runs are known without it
+        silence = str(error)
     poor = {record.get("folder") for record in read_journal(runs / "rungs.jsonl") if record["decision"] == "stop"}
     return [
-        poor_trial(rundir) if rundir.folder.name in poor else status_of(rundir, records[rundir], jobs)
+        from_journal(rundir, "stopped", "poor among the trials of its sweep")
+        if rundir.folder.name in poor
+        else from_journal(rundir, "unknown", silence)
+        if silence and rundir in asked
+        else status_of(rundir, records[rundir], jobs)
         for rundir in found
     ]
 
 
-def poor_trial(rundir: RunDir) -> Status:
-    """Of a sweep's trial that its scheduler has stopped."""
-    steps = rundir.read_config().train.steps
-    return Status(rundir, "stopped", "poor among the trials of its sweep", last_step(rundir), steps)
+def from_journal(rundir: RunDir, state: str, words: str) -> Status:
+    """Of a run whose state is known, or cannot be, with its last step."""
+    return Status(rundir, state, words, last_step(rundir), rundir.read_config().train.steps)
 
 
 def matching(runs: Path, wanted: str | None) -> list[RunDir]:
@@ -108,23 +116,26 @@ def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job])
     living = [pair for pair in known if pair[1].lives]
     present = [pair for pair in living if pair[1].state != "PENDING"] or living or known[-1:]
     name, job = present[0] if present else ("", None)
+    shares = record is not None and record.runs_per_job > 1
     if rundir.is_finished:
         state, words = "finished", ""
-    elif job is not None and job.lives:
-        state, words = alive(job, heartbeat)
+    elif job is not None and job.lives and not (shares and rundir.failure.exists()):
+        state, words = alive(job, heartbeat, shares=shares)
     else:
         state, words = over(rundir, record, job, heartbeat, has_steps=step > 0)
     return Status(rundir, state, words, step, steps, name)
 
 
-def alive(job: queue.Job, heartbeat: Heartbeat | None) -> tuple[str, str]:
-    """(state, sentence) of a run whose job waits or runs."""
+def alive(job: queue.Job, heartbeat: Heartbeat | None, *, shares: bool = False) -> tuple[str, str]:
+    """(state, sentence) of a run whose job waits or runs; shares: the job trains several, one after the other."""
     if job.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"):
         reason = job.reason.partition(",")[0]  # ReqNodeNotAvail, UnavailableNodes:...
         start = f"; expected to start {job.start.replace('T', ' ')}" if job.start else ""
         return "waiting", WAITS.get(reason, job.reason or "in the queue") + start
     began, now = start_of(job), time.time()
     if heartbeat is None or (began is not None and heartbeat.time < began):
+        if shares:
+            return "waiting", f"its job runs on {job.nodes} and trains several runs, one after the other"
         if began is not None and now - began > QUIET_SECONDS:
             minutes = (now - began) / 60
             return "silent", f"Slurm says {job.state} for {minutes:.0f} minutes, no heartbeat yet; look into its log"

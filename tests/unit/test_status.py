@@ -2,15 +2,16 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
+from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
 from hpcvision.launch.cluster import Record
-from hpcvision.launch.status import matching, status_of
+from hpcvision.launch.status import matching, status_of, statuses
 from hpcvision.launch.watch import log_of
 from hpcvision.report.tables import print_statuses
 from hpcvision.rundir import Heartbeat, RunDir, open_run, write_json
@@ -226,3 +227,31 @@ def test_a_heartbeat_that_cannot_be_read_is_none(tmp_path):
     assert Heartbeat.read(rundir) is None
     rundir.heartbeat.write_text("{")
     assert Heartbeat.read(rundir) is None
+
+
+def test_a_run_that_shares_its_job_waits_for_its_turn_and_is_not_silent(run):
+    shared = replace(RECORD, runs_per_job=3)
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 3600))
+    found = status_of(run, shared, job("RUNNING", nodes="node3", start=start))
+    assert (found.state, found.words) == (
+        "waiting",
+        "its job runs on node3 and trains several runs, one after the other",
+    )
+    assert status_of(run, RECORD, job("RUNNING", nodes="node3", start=start)).state == "silent"
+
+
+def test_a_run_that_failed_is_told_while_its_job_trains_others(run):
+    run.failure.write_text("the loss is not finite")
+    found = status_of(run, replace(RECORD, runs_per_job=3), job("RUNNING", nodes="node3"))
+    assert (found.state, found.words) == ("failed", "the loss is not finite")
+
+
+def test_where_there_is_no_slurm_the_runs_that_need_none_are_shown_all_the_same(tmp_path, monkeypatch):
+    runs, base = tmp_path / "runs", load_job("addnist_cnn")
+    submitted, local = (open_run(apply(base, {"seed": seed}), runs) for seed in (0, 1))
+    write_json(submitted.job, asdict(RECORD))
+    monkeypatch.setenv("PATH", "")
+    found = {status.rundir: status for status in statuses(runs, None)}
+    assert found[local].state == "new"
+    assert found[submitted].state == "unknown"
+    assert "there is no squeue on this machine" in found[submitted].words
