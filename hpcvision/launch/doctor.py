@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -160,12 +161,18 @@ def driver(profile: Profile, place: Placement) -> Finding:
     asked = options("doctor", profile, replace(place, nodes=1, tasks_per_node=1, gpus_per_node=1, minutes=1))
     flags = [f"--{key}={value}" for key, value in asked.items() if value and key not in ("signal", "open-mode")]
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    answer = queue.ask("srun", f"--immediate={PROBE_SECONDS}", *flags, *query)
+    look = "look with: srun --gres=gpu:1 nvidia-smi"
+    try:
+        answer = queue.ask("srun", f"--immediate={PROBE_SECONDS}", *flags, *query)
+    except UserError as error:
+        return Finding("WARN", "driver", f"{error}; {look}")
     version = (answer.stdout.split() or [""])[0]
     if answer.returncode or not version[:1].isdigit():
-        return Finding(
-            "WARN", "driver", f"no card was free within {PROBE_SECONDS} s; look with: srun --gres=gpu:1 nvidia-smi"
-        )
+        said = [line for line in answer.stderr.splitlines() if "Exited with exit code" not in line] or ["no words"]
+        # Slurm's words for a job that cannot start at once.
+        busy = re.search("nodes are busy|mmediate", answer.stderr)
+        why = f"no card was free within {PROBE_SECONDS} s" if busy else f"not known ({said[-1]})"
+        return Finding("WARN", "driver", f"{why}; {look}")
     cuda = torch.version.cuda or ""
     least = LEAST_DRIVERS.get(cuda.partition(".")[0], 0)
     if int(version.partition(".")[0]) < least:

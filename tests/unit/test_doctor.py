@@ -87,7 +87,18 @@ def test_a_cluster_profile_on_a_machine_without_slurm_is_a_fail_and_no_crash(tmp
             "535.104.05 is too old for this torch's CUDA 13.0, which needs 580; pip install",
         ),
         ("535.104.05", "12.6", "PASS", "535.104.05 runs this torch's CUDA 12.6"),
-        ("", "12.6", "WARN", "no card was free within 5 s; look with: srun --gres=gpu:1 nvidia-smi"),
+        (
+            "srun: job 3 queued and waiting\nsrun: error: Unable to allocate resources: Requested nodes are busy",
+            "12.6",
+            "WARN",
+            "no card was free within 5 s; look with: srun --gres=gpu:1 nvidia-smi",
+        ),
+        (
+            "slurmstepd-node0: error: execve(): nvidia-smi: No such file\nsrun: error: node0: Exited with exit code 2",
+            "12.6",
+            "WARN",
+            "not known (slurmstepd-node0: error: execve(): nvidia-smi: No such file); look with: srun",
+        ),
     ],
 )
 def test_a_cards_driver_is_compared_with_the_cuda_of_the_installed_torch(answer, cuda, verdict, words, monkeypatch):
@@ -95,7 +106,8 @@ def test_a_cards_driver_is_compared_with_the_cuda_of_the_installed_torch(answer,
 
     def fake_srun(*command):
         asked.extend(command)
-        return subprocess.CompletedProcess(command, 0 if answer else 1, answer, "")
+        failed = "srun" in answer
+        return subprocess.CompletedProcess(command, int(failed), "" if failed else answer, answer if failed else "")
 
     monkeypatch.setattr(queue, "ask", fake_srun)
     monkeypatch.setattr("torch.version.cuda", cuda)
