@@ -1,7 +1,7 @@
 """AddNIST with one network that reads the digits of all channels, and an exact sum: 97,764 parameters, batch 256.
 
-99.18 and 99.41 % on the test split of AddNIST regenerated from MNIST (seeds 0 and 1, moving average, last step, test read
-once for each; bf16, 2 cores of an AMD EPYC, 12 minutes when it has both); paper B has 74.9 %. The archives are in
+99.18 and 99.41 % on the test split of AddNIST regenerated from MNIST (seeds 0 and 1, last step's moving average, test
+read once for each; bf16, 2 cores of an AMD EPYC, 12 minutes when it has both); paper B has 74.9 %. The archives are in
 results/.
 
 hpcvision train addnist_digit_sum
