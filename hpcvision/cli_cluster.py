@@ -112,6 +112,9 @@ def script(
 ) -> None:
     """Print a batch script that trains the job, for `sbatch` without hpcvision or submitit on the login node.
 
+    Printed on a machine of the cluster it can be handed in from any folder, and what would fail is said; elsewhere its
+    paths are those of the folder where it is handed in.
+
     Example: hpcvision script cifar100_baby_mobilenet --cluster generic > job.sh
     """
     from hpcvision.launch.cluster import placed, print_script

@@ -1,6 +1,7 @@
 """Where and with what a run was made: code, packages, machine, device, queue."""
 
 import getpass
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -39,6 +40,14 @@ def git_commit() -> dict[str, Any]:
         }
     except (OSError, subprocess.TimeoutExpired):
         return {}
+
+
+def commit_in_words(collected: dict[str, Any]) -> str:
+    """The commit, `+` and some digits of the uncommitted changes' SHA-256 where there are any; empty if not known."""
+    commit: str = collected.get("git_commit", "")
+    if not collected.get("git_dirty"):
+        return commit
+    return f"{commit}+{hashlib.sha256(collected['git_diff'].encode()).hexdigest()[:8]}"
 
 
 def user() -> str:

@@ -101,7 +101,7 @@ def make_record(config):
         return {"event": "evaluate", "step": step, "split": split, "weights": kind, **scores}
 
     def stay(number):
-        place = {"job_id": f"job-{number}", "restart": number, "world_size": 2, "host": "node1"}
+        place = {"job_id": f"job-{number}", "restart": number, "world_size": 2, "host": "node1", "commit": f"c{number}"}
         return place | {"from_step": 20 * number, "to_step": 20 * number + 20, "reason": "finished" if number else "x"}
 
     def make(**changes):

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +77,15 @@ def lines_before(profile: Profile, again: str) -> list[str]:
     own = profile.node_folder  # the shell replaces its variables
     return [
         *profile.setup,
-        *([f'mkdir -p "{own}" && export TMPDIR="{own}"'] if own else []),
+        *(
+            [
+                f'export TMPDIR="{own}"',
+                'mkdir -p "$TMPDIR"',
+                '[ "${SLURM_NNODES:-1}" = 1 ] || srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"',
+            ]
+            if own
+            else []
+        ),
         f"export OMP_NUM_THREADS={profile.cpus_per_task} SRUN_CPUS_PER_TASK={profile.cpus_per_task}",
         ME,
         "# The run stops itself in time for its end; older Slurm does not tell the end to the job, so ask.",
@@ -124,13 +134,17 @@ def script(
     log: str,
     after: str | None = None,
     array: int | None = None,
+    python: str | None = None,
+    exports: Mapping[str, str] | None = None,
 ) -> str:
-    """A whole batch script that needs no submitit: `words` are the command of every task, as a list of arguments.
+    """A whole batch script that needs no submitit: `words` are what Python is told in every task, a list of arguments.
 
-    array: so many jobs, each of which is told its share as `--share 0/N` to `N-1/N`.
+    array: so many jobs, each of which is told its share as `--share 0/N` to `N-1/N`;  python: as the shell reads it,
+    where the profile names none, by default the one that runs this;  exports: variables that the script sets.
     """
     asked = options(name, profile, place, after=after) | {"output": log}
-    command = shlex.join(["srun", *srun_options(profile), *words])
+    python = profile.python or python or shlex.quote(sys.executable)
+    command = f"{shlex.join(['srun', *srun_options(profile)])} {python} {shlex.join(words)}"
     if array:
         asked["array"] = f"0-{array - 1}"
         command += f' --share "$SLURM_ARRAY_TASK_ID/{array}"'
@@ -143,7 +157,10 @@ def script(
                 for key, value in asked_in_order
             ),
             "",
+            *(f"export {key}={shlex.quote(value)}" for key, value in (exports or {}).items()),
             *lines_before(profile, '"$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"'),
+            "# For hpcvision logs.",
+            'export HPCVISION_LOG="$(readlink "/proc/$$/fd/1")"',
             "",
             command,
             "",

@@ -1,11 +1,11 @@
 """What `hpcvision submit` and `script` do on a login node: find all that is wrong, then hand over to Slurm."""
 
 import contextlib
-import json
 import math
 import shlex
+import shutil
 import signal
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hpcvision.config import RunConfig, apply
@@ -16,38 +16,9 @@ from hpcvision.launch.checked import facts_of
 from hpcvision.launch.job import prepare
 from hpcvision.launch.lock import only_one
 from hpcvision.launch.profile import Profile, load_profile
-from hpcvision.rundir import Heartbeat, RunDir, data_folder, write_json
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a run's submission; job.json of its folder."""
-
-    cluster: str
-    """The profile, by name or path."""
-    jobs: list[str]
-    """Slurm's ids, the links of a chain in their order."""
-    log: str
-    """Of rank 0 of the last job."""
-    submitted: str
-    """When, in local time."""
-    place: dict[str, int]
-    """A Placement."""
-    chain: int = 1
-    """So many jobs were submitted one after the other."""
-    runs_per_job: int = 1
-    """So many runs share the job."""
-
-    @staticmethod
-    def of(rundir: RunDir) -> "Record | None":
-        """The record in the folder; of a run that `sbatch` started, its last job alone; None where there is neither."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return Record(**json.loads(rundir.job.read_text()))
-        heartbeat = Heartbeat.read(rundir)
-        if heartbeat and heartbeat.job_id.startswith("slurm-"):
-            job = heartbeat.job_id.removeprefix("slurm-").partition(".")[0]
-            return Record(cluster="", jobs=[job], log="", submitted="", place={})
-        return None
+from hpcvision.launch.record import Record, now
+from hpcvision.launch.space import check_space
+from hpcvision.rundir import RunDir, data_folder
 
 
 def placed(
@@ -106,16 +77,7 @@ def submit_to_cluster(
 
     if chain > 1:
         profile = profile.model_copy(update={"requeue": False})
-    for config in configs:
-        config.train.local_batch_size(place.world_size)
-    slurm.check_place(profile, place)
-    slurm.check_account(profile)
-    slurm.check_shared(runs, profile)
-    if any(config.data.source != "synthetic" for config in configs):
-        slurm.check_shared(data_folder(), profile, "set HPCVISION_DATA to")
-    check_path(runs.absolute())
-    for config in configs:
-        facts_of(config)
+    check_before_the_queue(configs, runs, profile, place)
     chosen, waits = runs_to_submit(configs, runs, fresh=fresh, again=again)
     if not chosen:
         return []
@@ -124,30 +86,55 @@ def submit_to_cluster(
     folder = (runs / name / "submitted" if len(chosen) == 1 else runs / ".submitted").absolute()
     after = ":".join([*([after] if after else []), *(job for jobs in waits.values() for job in jobs)]) or None
     if dry_run:
-        tasks = min(len(groups), profile.max_array_size)
-        text = slurm.script_of(slurm.executor_for(name, folder, profile, place, after), tasks)
+        for config in chosen:
+            check_space(config, facts_of(config).stored_numbers, runs / config.folder_name, fresh=fresh)
+        sizes = [min(profile.max_array_size, len(groups) - at) for at in range(0, len(groups), profile.max_array_size)]
+        text = slurm.script_of(slurm.executor_for(name, folder, profile, place, after), sizes[0])
         print(text)
         print(f"# {queue.test_only(text, profile.submit_command)}")
-        print(f"# {len(chosen)} run(s) in {len(groups)} job(s); nothing was submitted")
+        if len(sizes) > 1:
+            print(f"# the same again for arrays of {', '.join(map(str, sizes[1:]))} tasks")
+        if chain > 1:
+            print(f"# each {chain - 1} times more, with --dependency=afterany: on the job before")
+        print(f"# {len(chosen)} run(s) in {len(groups) * chain} job(s); nothing was submitted")
         return []
-    rundirs = {config.folder_name: prepare(config, runs, fresh=fresh, on_cluster=True) for config in chosen}
-    for folder_name, rundir in rundirs.items():
-        if folder_name not in waits:
-            with only_one(rundir):
-                pass
-    parts = [[rundirs[config.folder_name] for config in group] for group in groups]
-    earlier = {rundirs[folder_name]: jobs for folder_name, jobs in waits.items()}
-    if cluster.endswith(".toml"):
-        cluster = str(Path(cluster).absolute())
-    # Ctrl-C and a lost connection wait until it is written down which jobs there are.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
-    try:
-        for first in range(0, len(parts), profile.max_array_size):
-            part = parts[first : first + profile.max_array_size]
-            submit_part(part, cluster, profile, place, name, folder, after, chain, earlier)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    with contextlib.ExitStack() as undo:
+        rundirs = {
+            config.folder_name: prepare(config, runs, fresh=fresh, on_cluster=True, undo=undo) for config in chosen
+        }
+        for folder_name, rundir in rundirs.items():
+            if folder_name not in waits:
+                with only_one(rundir):
+                    pass
+        parts = [[rundirs[config.folder_name] for config in group] for group in groups]
+        earlier = {rundirs[folder_name]: jobs for folder_name, jobs in waits.items()}
+        if cluster.endswith(".toml"):
+            cluster = str(Path(cluster).absolute())
+        # Ctrl-C and a lost connection wait until it is written down which jobs there are.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
+        try:
+            for first in range(0, len(parts), profile.max_array_size):
+                part = parts[first : first + profile.max_array_size]
+                submit_part(part, cluster, profile, place, name, folder, after, chain, earlier)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        undo.pop_all()
     return list(rundirs.values())
+
+
+def check_before_the_queue(configs: list[RunConfig], runs: Path, profile: Profile, place: Placement) -> None:
+    """Raise UserError for whatever of these runs can be known to fail on this cluster."""
+    from hpcvision.launch import slurm
+
+    for config in configs:
+        config.train.local_batch_size(place.world_size)
+    slurm.check(profile, place)
+    slurm.check_shared(runs, profile)
+    if any(config.data.source != "synthetic" for config in configs):
+        slurm.check_shared(data_folder(), profile, "set HPCVISION_DATA to")
+    check_path(runs.absolute())
+    for config in configs:
+        facts_of(config)
 
 
 def submit_part(
@@ -176,8 +163,8 @@ def submit_part(
             for rundir in job.runs:
                 before = records.get(rundir)
                 ids = [*(before.jobs if before else earlier.get(rundir, [])), job.job_id]
-                records[rundir] = Record(cluster, ids, str(job.log), slurm.now(), asdict(place), chain, together)
-                write_json(rundir.job, asdict(records[rundir]))  # at once: a job that nobody knows of is worse
+                records[rundir] = Record(cluster, ids, str(job.log), now(), asdict(place), chain, together)
+                records[rundir].write(rundir)  # at once: a job that nobody knows of is worse
         print(f"submitted {described(groups)} as job {after} on {cluster}")
     logs = sorted({record.log for record in records.values()})
     print(f"log: {logs[0]}" if len(logs) == 1 else f"logs: {len(logs)}; one of a run: hpcvision logs RUN")
@@ -244,10 +231,27 @@ def grouped(
 def print_script(
     job: str, overrides: list[str], config: RunConfig, runs: Path, profile: Profile, place: Placement
 ) -> None:
-    """A batch script for `sbatch` that trains the job without submitit."""
-    config.train.local_batch_size(place.world_size)
-    words = [*shlex.split(profile.python or "python"), "-m", "hpcvision", "train", job, *overrides, "--runs", str(runs)]
-    print(script(config.folder_name, profile, place, words, log="%x-%j.log"), end="")
+    """A batch script for `sbatch` that trains the job without submitit.
+
+    Where Slurm is, all that would fail is said here and all paths are whole, so that it can be handed in from any
+    folder; elsewhere the paths, and `python`, are those of the folder on the cluster where it is handed in.
+    """
+    from hpcvision.models.counting import check_cap
+
+    if shutil.which(shlex.split(profile.submit_command)[0]):
+        check_before_the_queue([config], runs, profile, place)
+        if job.endswith(".py"):
+            job = str(Path(job).absolute())
+        runs, python = runs.absolute(), None
+        exports = {"HPCVISION_DATA": str(data_folder().absolute())}
+    else:
+        config.train.local_batch_size(place.world_size)
+        check_path(runs)
+        check_cap(config)
+        python, exports = "python", {}
+    words = ["-m", "hpcvision", "train", job, *overrides, "--runs", str(runs)]
+    text = script(config.folder_name, profile, place, words, log="%x-%j.log", python=python, exports=exports)
+    print(text, end="")
 
 
 def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes: int | None) -> None:

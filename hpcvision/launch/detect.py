@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcvision.errors import UserError
-from hpcvision.launch import queue
+from hpcvision.launch import accounting, queue
 from hpcvision.launch.profile import Profile
 
 Ask = Callable[[str, list[str]], str | None]
@@ -49,7 +49,7 @@ def detect(ask: Ask, *, account: str | None = None, partition: str | None = None
         lines.append(f"{key} = {json.dumps(value)}".ljust(34) + f" # {why}")
 
     add("executor", "slurm", "through submitit")
-    accounts = queue.accounts()
+    accounts = accounting.accounts()
     wanted = account or choose_account(sorted(accounts), facts, ask)
     if wanted:
         add("account", wanted, f"yours: {', '.join(sorted(accounts)) or 'not told here'}")
@@ -66,7 +66,7 @@ def detect(ask: Ask, *, account: str | None = None, partition: str | None = None
     per_cpu = facts.get("DefMemPerCPU") or config.get("DefMemPerCPU", "UNLIMITED")
     lines.append(f'# memory = "per_cpu" or "per_node", and memory_gb; the site gives {per_cpu} MB per CPU by itself')
     add("max_array_size", int(config.get("MaxArraySize", "1001")) - 1, "scontrol show config: MaxArraySize - 1")
-    limits = submit_limits(qos)
+    limits = accounting.submit_limits(set(qos))
     if len(set(limits.values())) == 1:
         add("max_submitted_jobs", next(iter(limits.values())), f"of your qos {', '.join(limits)}")
     elif limits:
@@ -95,9 +95,3 @@ def choose_account(accounts: list[str], facts: dict[str, str], ask: Ask) -> str 
     if len(fitting) <= 1:
         return fitting[0] if fitting else None
     return ask("account", fitting) or fitting[0]
-
-
-def submit_limits(qos: list[str]) -> dict[str, int]:
-    """How many jobs each of these qos lets a user have in the queue, for those that limit it."""
-    rows = queue.told("qos", "format=name,maxsubmitpu")
-    return {name: int(count) for name, count in rows if name in qos and count.isdigit()}

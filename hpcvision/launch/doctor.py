@@ -1,53 +1,35 @@
 """What would go wrong on a cluster, found on its login node before a job waits for it."""
 
 import os
-import platform
-import re
-import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from hpcvision.errors import UserError
-from hpcvision.launch import queue
-from hpcvision.launch.batch import Placement, options, script
+from hpcvision.launch import accounting, queue
+from hpcvision.launch.batch import Placement, script
+from hpcvision.launch.finding import Finding
+from hpcvision.launch.hardware import driver, graphics_cards, setup_lines
 from hpcvision.launch.profile import Profile
+from hpcvision.launch.space import disk_of
 from hpcvision.rundir import data_folder
 
-Verdict = Literal["PASS", "WARN", "FAIL"]
 SHARED_DISKS = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "wekafs", "afs", "cifs", "smb", "9p", "fuse")
-SETUP_SECONDS = 10.0
+EXAMINE_SECONDS = 19.0  # of 20, as Python itself takes some
 LEAST_GB, LEAST_FILES = 5.0, 10_000  # a run takes 2 to 20 MB and a dozen files
-
-PROBE_SECONDS = 5
-# Major CUDA version -> oldest driver that runs it (NVIDIA's table of minor version compatibility).
-LEAST_DRIVERS = {"11": 450, "12": 525, "13": 580}
-
-# Compute capabilities of the cards by what sites call them in GRES names.
-CAPABILITIES = {
-    "pascal": 60, "p100": 60, "1080": 61, "titanx": 61, "p40": 61, "volta": 70, "v100": 70, "titanv": 70,
-    "turing": 75, "t4": 75, "2080": 75, "rtx6000": 75, "rtx8000": 75, "ampere": 80, "a100": 80, "a30": 80, "a40": 86,
-    "a10": 86, "3090": 86, "3080": 86, "a5000": 86, "a6000": 86, "ada": 89, "l4": 89, "l40": 89, "4090": 89,
-    "hopper": 90, "h100": 90, "h200": 90, "gh200": 90, "blackwell": 100, "b100": 100, "b200": 100, "5090": 120,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor."""
-
-    verdict: Verdict
-    subject: str
-    words: str
-    """What was found and, unless it is well, the command or the change that mends it."""
 
 
 def examine(profile: Profile, runs: Path) -> Iterator[Finding]:
-    """All findings, as they come."""
+    """All findings, as they come: 20 at most, within 20 seconds, as what has not answered by then is told as that."""
+    with queue.answers_by(time.monotonic() + EXAMINE_SECONDS):
+        yield from findings(profile, runs)
+
+
+def findings(profile: Profile, runs: Path) -> Iterator[Finding]:
+    """As `examine`, however long it takes."""
     if profile.executor == "slurm":
         try:
             queue.check_there("scontrol")
@@ -55,10 +37,12 @@ def examine(profile: Profile, runs: Path) -> Iterator[Finding]:
             yield Finding("FAIL", "slurm", str(error))
         else:
             yield from slurm(profile)
-            yield setup_lines(profile)
-            yield from graphics_cards(profile)
-            if profile.gpus_per_node:
-                yield driver(profile, Placement(profile.nodes, profile.tasks_per_node, profile.gpus_per_node, 1))
+            found, torch = setup_lines(profile)
+            yield found
+            yield from graphics_cards(profile, torch)
+            if profile.gpus_per_node and torch:
+                place = Placement(profile.nodes, profile.tasks_per_node, profile.gpus_per_node, 1)
+                yield driver(profile, place, torch)
             yield shared(runs, profile)
     yield room(runs)
     yield from staged(profile)
@@ -66,7 +50,7 @@ def examine(profile: Profile, runs: Path) -> Iterator[Finding]:
 
 def slurm(profile: Profile) -> Iterator[Finding]:
     """Commands, accounting, account, partition, limits, and what sbatch would say."""
-    from hpcvision.launch.slurm import check_account, check_place
+    from hpcvision.launch.slurm import check_account, check_place, check_stay
 
     try:
         config = queue.settings()
@@ -74,128 +58,77 @@ def slurm(profile: Profile) -> Iterator[Finding]:
         yield Finding("FAIL", "slurm", str(error))
         return
     yield Finding("PASS", "slurm", f"{config.get('SLURM_VERSION', '')} on {config.get('ClusterName', '')}")
-    if shutil.which("sacct") and queue.ask("sacct", "--noheader").returncode == 0:
-        yield Finding("PASS", "accounting", "sacct answers")
-    else:
-        yield Finding("WARN", "accounting", "sacct does not answer: why a job died is known for a few minutes only")
+    yield accounts_are_kept()
     place = Placement(profile.nodes, profile.tasks_per_node, profile.gpus_per_node, profile.time_limit_minutes)
-    checks = {"account": partial(check_account, profile), "partition": partial(check_place, profile, place)}
-    for subject, check in checks.items():
+    try:
+        known, manager = queue.partitions(), accounting.Manager()
+    except UserError as error:
+        yield Finding("FAIL", "slurm", str(error))
+        return
+    requeued = "unfinished runs queue themselves again" if profile.requeue else "submit with --chain N for more"
+    checks = {
+        "account": (partial(check_account, profile, manager), profile.account or "the site's default"),
+        "partition": (partial(check_place, profile, place, known), profile.partition or "the site's default"),
+        "time": (
+            partial(check_stay, profile, place, known, manager),
+            f"{place.minutes} minutes are allowed; {requeued}",
+        ),
+    }
+    for subject, (check, well) in checks.items():
         try:
             check()
+        except queue.NoAnswer as error:
+            yield Finding("WARN", subject, str(error))
         except UserError as error:
             yield Finding("FAIL", subject, f"{error}; change it in the profile")
         else:
-            yield Finding("PASS", subject, getattr(profile, subject) or "the site's default")
+            yield Finding("PASS", subject, well)
+    yield jobs_at_once(profile)
     largest = int(config.get("MaxArraySize", "1001")) - 1
     if profile.max_array_size > largest:
         yield Finding("FAIL", "arrays", f"the cluster takes {largest} tasks; set max_array_size = {largest}")
     else:
         yield Finding("PASS", "arrays", f"up to {profile.max_array_size} of the cluster's {largest} tasks")
-    words = "unfinished runs queue themselves again" if profile.requeue else "off: submit with --chain N"
-    yield Finding("PASS", "requeue", words)
     try:
-        text = script("doctor", profile, place, ["true"], log="/dev/null")
+        text = script("doctor", profile, place, ["-m", "hpcvision"], log="/dev/null")
         said = queue.test_only(text, profile.submit_command)
+    except queue.NoAnswer as error:
+        yield Finding("WARN", "sbatch", str(error))
     except UserError as error:
         yield Finding("FAIL", "sbatch", f"{error}; compare the profile with a batch script that works here")
     else:
         yield Finding("PASS", "sbatch", said)
 
 
-def setup_lines(profile: Profile) -> Finding:
-    """Whether the profile's lines run, and Python then has hpcvision."""
-    import sys
-
-    python = profile.python or shlex.quote(sys.executable)
-    text = "\n".join([*profile.setup, f"{python} -c 'import hpcvision'"])
+def accounts_are_kept() -> Finding:
+    """Whether sacct answers."""
+    failed = "there is none: why a job died is known for some minutes after it only; look soon with hpcvision status"
     try:
-        done = subprocess.run(
-            ["bash", "-e", "-c", text], capture_output=True, text=True, timeout=SETUP_SECONDS, env=queue.outside()
-        )
-    except subprocess.TimeoutExpired:
-        return Finding("WARN", "setup", f"its lines took more than {SETUP_SECONDS:.0f} s on this machine")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-        return Finding("FAIL", "setup", f"{last}; mend the lines of setup, or python, in the profile")
-    return Finding("PASS", "setup", f"{len(profile.setup)} line(s), then {python} with hpcvision")
+        answer = queue.ask("sacct", "--noheader")
+    except UserError:
+        return Finding("WARN", "accounting", failed)
+    return (
+        Finding("WARN", "accounting", failed) if answer.returncode else Finding("PASS", "accounting", "sacct answers")
+    )
 
 
-def graphics_cards(profile: Profile) -> Iterator[Finding]:
-    """The partition's cards against the kernels of the installed torch; the machine kind against the nodes'."""
-    answer = queue.ask("scontrol", "show", "node", "--oneliner")
-    kinds = {word.partition("=")[2] for word in answer.stdout.split() if word.startswith("Arch=")}
-    if kinds and platform.machine() not in kinds:
-        words = f"the nodes are {', '.join(sorted(kinds))}, this machine is {platform.machine()}"
-        yield Finding("FAIL", "machines", f"{words}; install hpcvision on a node and set python in the profile")
-    if not profile.gpus_per_node:
-        yield Finding("PASS", "gpus", "none asked for")
-        return
-    types = sorted({kind for kind, _ in queue.gpus_of_nodes(profile.partition)})
-    if profile.gpu_type:
-        types = [profile.gpu_type]
-    built = kernels()
-    index = profile.torch_index or "https://download.pytorch.org/whl/cu126"
-    remedy = f"pip install --index-url {index} torch torchvision"
-    if not built:
-        yield Finding("FAIL", "gpus", f"the installed torch has no kernels for GPUs; {remedy}")
-        return
-    for kind in types or [""]:
-        names = [name for name in CAPABILITIES if name in kind.lower().replace("_", "")]
-        capability = CAPABILITIES[max(names, key=len)] if names else 0  # a100 has a10 in it
-        if not capability:
-            yield Finding(
-                "WARN", "gpus", f"{kind or 'the GPUs'}: of unknown kind; look with: srun --gres=gpu:1 nvidia-smi"
-            )
-        elif not runs_on(capability, built):
-            yield Finding("FAIL", "gpus", f"{kind} has no kernels in this torch (oldest: {min(built)}); {remedy}")
-        else:
-            native = "" if capability >= 80 else "; no native bf16: use train.precision=fp16 or fp32"
-            yield Finding("PASS", "gpus", f"{kind}: compute capability {capability / 10:g} is in this torch{native}")
-
-
-def driver(profile: Profile, place: Placement) -> Finding:
-    """The driver of a node's card against the CUDA of the installed torch, if a card is free at once."""
-    import torch
-
-    asked = options("doctor", profile, replace(place, nodes=1, tasks_per_node=1, gpus_per_node=1, minutes=1))
-    flags = [f"--{key}={value}" for key, value in asked.items() if value and key not in ("signal", "open-mode")]
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    look = "look with: srun --gres=gpu:1 nvidia-smi"
+def jobs_at_once(profile: Profile) -> Finding:
+    """The profile's limit on jobs in the queue against that of the qos, and how many there are."""
+    accounts = accounting.accounts()
+    own = accounts.get(profile.account.lower(), set()) if profile.account else set().union(*accounts.values())
+    limits = accounting.submit_limits({profile.qos} if profile.qos else own)
+    limit, said = min(limits.values(), default=None), profile.max_submitted_jobs
     try:
-        answer = queue.ask("srun", f"--immediate={PROBE_SECONDS}", *flags, *query)
+        there = f"you have {queue.own_jobs()} in the queue"
     except UserError as error:
-        return Finding("WARN", "driver", f"{error}; {look}")
-    version = (answer.stdout.split() or [""])[0]
-    if answer.returncode or not version[:1].isdigit():
-        said = [line for line in answer.stderr.splitlines() if "Exited with exit code" not in line] or ["no words"]
-        # Slurm's words for a job that cannot start at once.
-        busy = re.search("nodes are busy|mmediate", answer.stderr)
-        why = f"no card was free within {PROBE_SECONDS} s" if busy else f"not known ({said[-1]})"
-        return Finding("WARN", "driver", f"{why}; {look}")
-    cuda = torch.version.cuda or ""
-    least = LEAST_DRIVERS.get(cuda.partition(".")[0], 0)
-    if int(version.partition(".")[0]) < least:
-        index = profile.torch_index or "https://download.pytorch.org/whl/cu126"
-        words = f"{version} is too old for this torch's CUDA {cuda}, which needs {least}"
-        return Finding("FAIL", "driver", f"{words}; pip install --index-url {index} torch torchvision")
-    return Finding("PASS", "driver", f"{version} runs this torch's CUDA {cuda}")
-
-
-def kernels() -> list[int]:
-    """Compute capabilities times ten that the installed torch has kernels for; empty for a build without CUDA."""
-    import torch
-
-    if torch.version.cuda is None:
-        return []
-    flags: str = torch._C._cuda_getArchFlags() or ""
-    digits = ["".join(filter(str.isdigit, flag)) for flag in flags.split() if flag.startswith("sm_")]
-    return sorted({int(text) for text in digits})
-
-
-def runs_on(capability: int, built: list[int]) -> bool:
-    """Kernels run on cards of the same major version and at least the same minor one."""
-    return any(capability // 10 == one // 10 and capability >= one for one in built)
+        return Finding("WARN", "jobs", str(error))
+    if limit is None:
+        return Finding("PASS", "jobs", f"no limit of a qos is known; {there}")
+    whose = " and ".join(f"{count} with qos {name}" for name, count in sorted(limits.items()))
+    if said is None or (said > limit and len(limits) == 1):
+        words = f"you may have {whose}; set max_submitted_jobs = {limit} in the profile, so that more runs share jobs"
+        return Finding("FAIL" if said else "WARN", "jobs", words)
+    return Finding("PASS", "jobs", f"up to {said}, you may have {whose}; {there}")
 
 
 def shared(runs: Path, profile: Profile) -> Finding:
@@ -212,18 +145,6 @@ def shared(runs: Path, profile: Profile) -> Finding:
     return Finding("WARN", "runs", f"{runs.absolute()} is on {kind}, perhaps this machine's own; see: srun ls {runs}")
 
 
-def disk_of(path: Path) -> str:
-    """The kind of file system that holds a path, such as nfs4."""
-    here = path.resolve()
-    best, kind = "", "an unknown disk"
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, name, *_ = line.split()
-        place = place.replace("\\040", " ")
-        if here.is_relative_to(place) and len(place) >= len(best):
-            best, kind = place, name
-    return kind
-
-
 def room(runs: Path) -> Finding:
     """Free space and free files where the runs go; the quota where the site tells it."""
     there = runs.absolute()
@@ -236,7 +157,8 @@ def room(runs: Path) -> Finding:
     if over:
         return Finding("FAIL", "disk", f"{over}; remove what you do not need, or choose another --runs")
     if free < LEAST_GB or (status.f_files and files < LEAST_FILES):
-        return Finding("WARN", "disk", f"only {words}; a run takes 2 to 20 MB and a dozen files")
+        words = f"only {words}, and a run takes 2 to 20 MB and a dozen files; see what fills it: du -sh {there}/*"
+        return Finding("WARN", "disk", words)
     return Finding("PASS", "disk", words)
 
 
@@ -245,7 +167,7 @@ def quota() -> str:
     if shutil.which("quota") is None:
         return ""
     try:
-        done = subprocess.run(["quota", "-q"], capture_output=True, text=True, timeout=5)
+        done = subprocess.run(["quota", "-q"], capture_output=True, text=True, timeout=min(5, queue.seconds_left()))
     except subprocess.TimeoutExpired:
         return ""
     return " ".join(done.stdout.split()) if done.returncode == 1 else ""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ from hpcvision.config import RunConfig
 from hpcvision.errors import FolderInUse, TrainingStopped, UserError
 from hpcvision.importing import collector_off
 from hpcvision.launch.lock import in_turn, only_one
+from hpcvision.launch.record import record_own_job
 from hpcvision.place import Place
 from hpcvision.rundir import RunDir, cannot_write, data_folder, open_run, read_journal
 from hpcvision.stopping import StopRequest, end_at_exit, ends_at_exit, leave_seconds
@@ -135,6 +137,7 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
         with in_turn(rundir, place, stop) if place.rank == 0 else contextlib.nullcontext():
             if place.rank == 0:
                 rundir.failure.unlink(missing_ok=True)  # of the process that was waited for
+                record_own_job(rundir, place)
             rank = distributed.start(place, rundir.folder)
             if rank.any(is_over()):  # finished by the process that was waited for
                 distributed.stop()
@@ -223,10 +226,18 @@ def leave_trace(rundir: RunDir, rank: int, error: Exception) -> bool:
     return True
 
 
-def prepare(config: RunConfig, runs: Path, *, fresh: bool = False, on_cluster: bool = False) -> RunDir:
+def prepare(
+    config: RunConfig,
+    runs: Path,
+    *,
+    fresh: bool = False,
+    on_cluster: bool = False,
+    undo: contextlib.ExitStack | None = None,
+) -> RunDir:
     """The run's folder, ready to be trained in; fresh=True sets an old one aside first.
 
-    on_cluster: checkpoints are left for the nodes to read, as reading them imports torch.
+    on_cluster: checkpoints are left for the nodes to read, as reading them imports torch;  undo: is told how to put an
+    old folder back.
 
     Raises UserError for what would fail later on the cluster: a model over the cap, missing data, a folder that cannot
     be written.
@@ -244,10 +255,13 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False, on_cluster: b
     if fresh and folder.exists():
         with only_one(RunDir(folder)):
             pass
+        aside = folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
         try:
-            folder.rename(folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"))
+            folder.rename(aside)
         except OSError as error:
             raise cannot_write(runs, error) from None
+        if undo:
+            undo.callback(put_back, aside, folder)
     rundir = open_run(config, runs)
     try:
         tempfile.TemporaryFile(dir=rundir.folder).close()
@@ -259,3 +273,10 @@ def prepare(config: RunConfig, runs: Path, *, fresh: bool = False, on_cluster: b
         checkpoint.load(rundir)  # when none can be read, that is said here
     rundir.failure.unlink(missing_ok=True)
     return rundir
+
+
+def put_back(aside: Path, folder: Path) -> None:
+    """Give a run that was set aside its place again, unless the new one has a job already."""
+    if not RunDir(folder).job.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)

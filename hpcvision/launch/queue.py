@@ -1,12 +1,13 @@
 """What Slurm says: about jobs, by squeue and, where the site has it, sacct; about itself, by scontrol."""
 
-import getpass
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hpcvision.errors import UserError
@@ -17,6 +18,10 @@ ENDED = (
     "TIMEOUT",
 )  # fmt: skip
 """States in which a job is over; all others are of jobs that wait or run."""
+
+
+class NoAnswer(UserError):
+    """Slurm said nothing in time."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,31 @@ def ask(*command: str, words: str | None = None) -> subprocess.CompletedProcess[
     """
     process = asked_ahead.pop(command, None) or begin_to_ask(*command)
     try:
-        out, err = process.communicate(words, timeout=ANSWER_SECONDS)
-    except subprocess.TimeoutExpired:
+        out, err = process.communicate(words, timeout=seconds_left())
+    except subprocess.TimeoutExpired as error:
         process.kill()
         process.wait()  # not for its output, which a child of a site's own wrapper may still hold
-        raise UserError(f"{command[0]} has not answered for {ANSWER_SECONDS:.0f} s; try again later") from None
+        raise NoAnswer(f"{command[0]} has not answered for {error.timeout:.0f} s; try again later") from None
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+_deadline = float("inf")
+
+
+@contextmanager
+def answers_by(deadline: float) -> Iterator[None]:
+    """Nobody waits for answers after that moment of time.monotonic()."""
+    global _deadline
+    _deadline = deadline
+    try:
+        yield
+    finally:
+        _deadline = float("inf")
+
+
+def seconds_left() -> float:
+    """How long to wait for an answer now."""
+    return max(0.1, min(ANSWER_SECONDS, _deadline - time.monotonic()))
 
 
 asked_ahead: dict[tuple[str, ...], subprocess.Popen[str]] = {}
@@ -185,65 +209,6 @@ def gpus_of_nodes(partition: str | None) -> list[tuple[str, int]]:
             if parts[0] == "gpu" and parts[-1].isdigit():
                 found.add((parts[1] if len(parts) > 2 else "", int(parts[-1])))
     return sorted(found)
-
-
-def accounts() -> dict[str, set[str]]:
-    """This user's accounts with the qos of each; empty where the site keeps no accounts, or does not tell."""
-    found: dict[str, set[str]] = {}
-    for account, qos in told(*question_of_accounts()):
-        found.setdefault(account, set()).update(filter(None, qos.split(",")))
-    return found
-
-
-def question_of_accounts() -> tuple[str, ...]:
-    """What to ask `sacctmgr show`."""
-    return "assoc", f"user={getpass.getuser()}", "format=account,qos"
-
-
-def own_accounts() -> set[str]:
-    """This user's accounts as the controller has them; empty where it has none, or does not tell.
-
-    0.01 s, where the database behind `accounts` takes 0.3 s; but not every Slurm tells the qos so.
-    """
-    answer = ask(*question_of_own_accounts())
-    own = (line for line in answer.stdout.splitlines() if f" UserName={getpass.getuser()}(" in line)
-    return {word.removeprefix("Account=") for line in own for word in line.split() if word.startswith("Account=")}
-
-
-def question_of_own_accounts() -> tuple[str, ...]:
-    """What to ask the controller about them."""
-    return "scontrol", "show", "assoc_mgr", f"users={getpass.getuser()}", "flags=assoc", "--oneliner"
-
-
-def default_account() -> str | None:
-    """The account of this user's jobs that name none, where the site tells."""
-    rows = told("user", getpass.getuser(), "format=user,defaultaccount")
-    return rows[0][1] if rows else None
-
-
-def above(account: str) -> set[str]:
-    """The account and those that it is below, as far as the site tells."""
-    rows = told("account", "withassoc", "format=account,parentname")
-    parents = {name: parent for name, parent in rows if parent}
-    found = {account}
-    while (account := parents.get(account, "")) and account not in found:
-        found.add(account)
-    return found
-
-
-ROWS = ("--noheader", "--parsable2", "show")
-
-
-def told(*words: str) -> list[list[str]]:
-    """The rows of `sacctmgr show`, of two columns; none where the site has no such command, or it fails."""
-    if shutil.which("sacctmgr") is None:
-        return []
-    try:
-        answer = ask("sacctmgr", *ROWS, *words)
-    except UserError:
-        return []
-    lines = answer.stdout.splitlines() if not answer.returncode else []
-    return [line.split("|") for line in lines if line.count("|") == 1]
 
 
 OWN_JOBS = ("squeue", "--noheader", "--array", "--me", "--format=%i")

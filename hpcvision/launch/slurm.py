@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
 from hpcvision.errors import UserError
-from hpcvision.launch import queue
+from hpcvision.launch import accounting, queue
 from hpcvision.launch.batch import (
     Placement,
     check_path,
@@ -25,6 +24,7 @@ from hpcvision.launch.batch import (
 )
 from hpcvision.launch.job import TrainJob
 from hpcvision.launch.profile import Profile
+from hpcvision.launch.space import disk_of
 from hpcvision.rundir import RunDir
 from hpcvision.stopping import leave_seconds
 
@@ -130,26 +130,43 @@ def submit(executor: Executor, groups: Sequence[Sequence[RunDir]], place: Placem
     ]
 
 
-def check_place(profile: Profile, place: Placement) -> None:
-    """Raise UserError for what the partition cannot give: not there, closed to the account, too long, too many GPUs."""
-    known = queue.partitions()
-    default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
-    names = profile.partition.split(",") if profile.partition else default
+def check(profile: Profile, place: Placement) -> None:
+    """Raise UserError for what this cluster would refuse, or take and never start."""
+    known, manager = queue.partitions(), accounting.Manager()
+    check_place(profile, place, known)
+    check_account(profile, manager)
+    check_stay(profile, place, known, manager)
+
+
+def check_place(profile: Profile, place: Placement, known: dict[str, dict[str, str]]) -> None:
+    """Raise UserError for what the partition cannot give: not there, closed to the account, too long, too many GPUs.
+
+    known: all partitions.
+    """
+    names = partitions_of(profile, known)
     for name in names or [""]:
         if name not in known:
             raise UserError(f"there is no partition {name!r} on this cluster; choose one of {', '.join(known)}")
     name, chosen = ",".join(names), [known[name] for name in names]
+    states = {facts.get("State", "UP") for facts in chosen}
+    if not states & {"UP", "DOWN"}:
+        raise UserError(f"partition {name} takes no jobs ({', '.join(sorted(states))}); choose another")
     limit = max(queue.minutes(facts.get("MaxTime", "UNLIMITED")) for facts in chosen)
     if place.minutes > limit:
         raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of partition {name}; give fewer")
-    allowed = {word for facts in chosen for word in facts.get("AllowAccounts", "ALL").split(",")}
-    account = profile.account or (None if "ALL" in allowed else queue.default_account())
+    allowed = {word.lower() for facts in chosen for word in facts.get("AllowAccounts", "ALL").split(",")}
+    account = profile.account or (None if "all" in allowed else accounting.default_account())
     # sbatch takes such a job and never starts it. Newer Slurm also lets in the accounts below those that are named.
-    if account and not allowed & {"ALL", account} and not allowed & queue.above(account):
+    if account and not allowed & {"all", account.lower()} and not allowed & accounting.above(account.lower()):
         which = "" if profile.account else ", your default one"
         choices = ", ".join(sorted(allowed))
         raise UserError(f"partition {name} does not take account {account!r}{which}; set account to one of {choices}")
-    nodes = sum(int(facts.get("TotalNodes", "0")) for facts in chosen)
+    qos = {word for facts in chosen for word in facts.get("AllowQos", "ALL").split(",")}
+    if profile.qos and not qos & {"ALL", profile.qos}:
+        raise UserError(
+            f"partition {name} does not take qos {profile.qos!r}; set qos to one of {', '.join(sorted(qos))}"
+        )
+    nodes = max(most_nodes(facts) for facts in chosen)
     if place.nodes > nodes:
         raise UserError(f"--nodes={place.nodes} is above the {nodes} of partition {name}; give fewer")
     if place.gpus_per_node and profile.gpu_request != "none":
@@ -161,30 +178,50 @@ def check_place(profile: Profile, place: Placement) -> None:
             raise UserError(f"{asked} a node cannot be had in partition {name}, whose nodes have {kinds}")
 
 
-def check_account(profile: Profile) -> None:
-    """Raise UserError for an account or QOS that this user does not have; where there is no accounting, nothing."""
-    if profile.qos is None and (profile.account is None or profile.account in queue.own_accounts()):
+def partitions_of(profile: Profile, known: dict[str, dict[str, str]]) -> list[str]:
+    """The partitions that the profile names, else the default one."""
+    default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
+    return profile.partition.split(",") if profile.partition else default
+
+
+def most_nodes(facts: dict[str, str]) -> int:
+    """How many nodes one job may have in a partition."""
+    total, limit = int(facts.get("TotalNodes", "0")), facts.get("MaxNodes", "UNLIMITED")
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def check_account(profile: Profile, manager: accounting.Manager) -> None:
+    """Raise UserError for an account or QOS that this user does not have, where Slurm looks at that."""
+    account = profile.account.lower() if profile.account else None  # Slurm does the same
+    if profile.qos is None and (account is None or account in manager.of_accounts):
         return
-    accounts = queue.accounts()
-    if not accounts:
-        return
-    if profile.account is not None and profile.account not in accounts:
+    accounts = accounting.accounts()
+    if account is not None and accounts and account not in accounts and accounting.is_enforced("associations"):
         raise UserError(f"you have no account {profile.account!r} here; yours are {', '.join(sorted(accounts))}")
-    allowed = accounts[profile.account] if profile.account else set().union(*accounts.values())
-    if profile.qos is not None and profile.qos not in allowed:
+    allowed = accounts.get(account, set()) if account else set().union(*accounts.values())
+    if profile.qos is not None and allowed and profile.qos not in allowed and accounting.is_enforced("qos"):
         raise UserError(f"qos {profile.qos!r} is not allowed here; yours are {', '.join(sorted(allowed))}")
+
+
+def check_stay(
+    profile: Profile, place: Placement, known: dict[str, dict[str, str]], manager: accounting.Manager
+) -> None:
+    """Raise UserError for a time limit that the account or the QOS does not allow: the job would wait for ever."""
+    (qos, *others) = [known[name].get("QoS") for name in partitions_of(profile, known)] or [None]
+    limit, whose = manager.longest_stay(profile.account, profile.qos, None if others else qos)
+    if place.minutes > limit:
+        raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of {whose}; give fewer")
 
 
 def check_shared(folder: Path, profile: Profile, what: str = "choose") -> None:
     """Raise UserError for a folder that is certainly this machine's own; what: how to begin the advice."""
     resolved = folder.resolve()
     own = [Path(name) for name in ("/tmp", "/var/tmp", "/dev/shm", "/run")]
+    if profile.node_folder:
+        own.append(Path(os.path.expandvars(profile.node_folder)))
+    shared = profile.shared_folder or "a folder that login node and nodes share"
     for place in own:
         if resolved.is_relative_to(place):
-            shared = profile.shared_folder or "a folder that login node and nodes share"
             raise UserError(f"the nodes cannot see {folder}, as every machine has its own {place}; {what} {shared}")
-
-
-def now() -> str:
-    """Local time for records, such as 2026-11-23T06:00:00+0000."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    if (kind := disk_of(folder)) in ("tmpfs", "ramfs"):
+        raise UserError(f"the nodes cannot see {folder}, which is in this machine's memory ({kind}); {what} {shared}")

@@ -60,3 +60,15 @@ def check_space(config: RunConfig, stored_numbers: int, folder: Path, *, fresh: 
 def megabytes(count: int) -> str:
     """With one digit after the point."""
     return f"{count / 1e6:,.1f}"
+
+
+def disk_of(path: Path) -> str:
+    """The kind of file system that holds a path, such as nfs4."""
+    here = path.resolve()
+    best, kind = "", "an unknown disk"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, name, *_ = line.split()
+        place = place.replace("\\040", " ")
+        if here.is_relative_to(place) and len(place) >= len(best):
+            best, kind = place, name
+    return kind

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
-from hpcvision.launch.cluster import Record
+from hpcvision.launch.record import Record
 from hpcvision.rundir import Heartbeat, RunDir, read_journal
 
 QUIET_SECONDS = 180.0  # a heartbeat comes every 10 s, or after every step that takes longer
@@ -23,18 +23,27 @@ WAITS = {
     "PartitionInactive": "the partition is closed",
     "PartitionNodeLimit": "it asks for more nodes than the partition gives; cancel it and give fewer --nodes",
     "ReqNodeNotAvail": "the nodes it needs are down or reserved",
-    "QOSMaxJobsPerUserLimit": "you have as many jobs running as the qos allows",
-    "QOSMaxSubmitJobPerUserLimit": "you have as many jobs in the queue as the qos allows",
-    "QOSMaxGRESPerUser": "you use as many GPUs as the qos allows",
-    "AssocGrpGRES": "your account uses as many GPUs as it may",
-    "AssocGrpCPUMinutesLimit": "your account has used up its CPU time",
-    "AssocGrpGRESMinutes": "your account has used up its GPU time",
+    "NodeDown": "a node that it needs is down",
+    "BadConstraints": "no node is as it asks for; cancel it and ask for less",
+    "Reservation": "it waits for its reservation",
+    "Licenses": "it waits for a licence",
+    "JobArrayTaskLimit": "as many tasks of its array run as may at once",
+    "Prolog": "its nodes are being made ready",
+    "Cleaning": "its last stay is being cleaned up",
+    "JobHoldMaxRequeue": "it was started too often; scontrol release tries again",
     "JobHeldUser": "you hold it; scontrol release lets it go",
     "JobHeldAdmin": "an administrator holds it",
     "launch failed requeued held": "it could not be started; scontrol release tries again",
     "InvalidAccount": "its account is not valid; cancel it and give another",
+    "AccountNotAllowed": "the partition does not take its account; cancel it and give another",
+    "QOSNotAllowed": "the partition does not take its qos; cancel it and give another",
     "InvalidQOS": "its qos is not valid; cancel it and give another",
 }
+LIMITED = {
+    "minutes": "computing time", "wall": "run time", "gres": "GPUs", "mem": "memory", "node": "nodes", "cpu": "cores",
+    "billing": "billing units", "job": "jobs",
+}  # fmt: skip
+"""What is limited, as parts of Slurm's hundred reasons that begin with QOS or Assoc; the first that fits."""
 ENDS = {  # of these, what the run itself wrote says less
     "TIMEOUT": "the time limit ended it before it could stop by itself",
     "OUT_OF_MEMORY": "it needed more memory than it asked for; raise memory_gb in the profile",
@@ -115,7 +124,7 @@ def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job])
     # Of a chain the one that runs, else the next, else the last that ended.
     living = [pair for pair in known if pair[1].lives]
     present = [pair for pair in living if pair[1].state != "PENDING"] or living or known[-1:]
-    name, job = present[0] if present else ("", None)
+    name, job = present[0] if present else (record.jobs[-1] if record and record.jobs else "", None)
     shares = record is not None and record.runs_per_job > 1
     if rundir.is_finished:
         state, words = "finished", ""
@@ -129,9 +138,8 @@ def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job])
 def alive(job: queue.Job, heartbeat: Heartbeat | None, *, shares: bool = False) -> tuple[str, str]:
     """(state, sentence) of a run whose job waits or runs; shares: the job trains several, one after the other."""
     if job.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"):
-        reason = job.reason.partition(",")[0]  # ReqNodeNotAvail, UnavailableNodes:...
         start = f"; expected to start {job.start.replace('T', ' ')}" if job.start else ""
-        return "waiting", WAITS.get(reason, job.reason or "in the queue") + start
+        return "waiting", why_it_waits(job.reason) + start
     began, now = start_of(job), time.time()
     if heartbeat is None or (began is not None and heartbeat.time < began):
         if shares:
@@ -144,6 +152,22 @@ def alive(job: queue.Job, heartbeat: Heartbeat | None, *, shares: bool = False) 
     if age > QUIET_SECONDS:
         return "silent", f"Slurm says {job.state}, no heartbeat for {age / 60:.0f} minutes; look into its log"
     return "running", f"on {job.nodes}: {heartbeat.numbers}"
+
+
+def why_it_waits(reason: str) -> str:
+    """Slurm's reason in words; one that is not known as it is."""
+    word = reason.partition(",")[0]  # ReqNodeNotAvail, UnavailableNodes:...
+    whose = "the qos" if word.startswith("QOS") else "your account" if word.startswith("Assoc") else ""
+    limited = next((words for part, words in LIMITED.items() if part in word.lower()), "")
+    if word in WAITS or not whose or not limited:
+        return WAITS.get(word, reason or "in the queue")
+    if word.endswith("NotSatisfied"):
+        return f"it asks for too little, {whose} wants more {limited}; cancel it"
+    if "PerJob" in word or "PerNode" in word:
+        return f"it asks for more {limited} than {whose} allows; cancel it and ask for less"
+    if "Submit" in word:
+        return f"you have as many jobs in the queue as {whose} allows"
+    return f"{whose} allows no more {limited} at a time"
 
 
 def over(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch import queue
-from hpcvision.launch.cluster import Record
+from hpcvision.launch.record import Record
 from hpcvision.launch.status import status_of, statuses
 from hpcvision.rundir import RunDir
 

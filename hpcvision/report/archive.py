@@ -77,6 +77,9 @@ def print_run(run: Run, out: Console) -> None:
         "with", escape(f"{machine[0]}, torch {about.get('torch', '')}, hpcvision {about.get('hpcvision', '')}")
     )
     if commit := about.get("git_commit"):
+        commits = list(dict.fromkeys(run.ledger.get("commit", ())))
+        if len(commits) > 1:
+            made.add_row("commits of the stays", escape(", ".join(commits)))
         made.add_row("commit", escape(f"{commit}{' with uncommitted changes' if about.get('git_dirty') else ''}"))
     made.add_row("digest", escape(run.digest))
     made.show_header = False

@@ -14,7 +14,7 @@ from hpcvision.config.catalogue import load_job, names
 
 if TYPE_CHECKING:
     from hpcvision import verify
-    from hpcvision.launch.doctor import Finding
+    from hpcvision.launch.finding import Finding
     from hpcvision.launch.status import Status
     from hpcvision.results.reader import Summary
 

@@ -143,7 +143,7 @@ def fill_curves(file: h5py.File, record: Record) -> None:
             dataset.attrs["higher_is_better"] = higher
     ledger = file.create_group("ledger")
     ledger.attrs["description"] = "one row per stay on a machine; the steps of all rows add up to the steps of the run"
-    for name in ("job_id", "host", "reason"):
+    for name in ("job_id", "host", "commit", "reason"):
         column(ledger, name, [str(row[name]) for row in record.ledger], "str", f"{name.replace('_', ' ')} of the stay")
     for name in ("restart", "world_size", "from_step", "to_step"):
         column(ledger, name, [row[name] for row in record.ledger], "i8", f"{name.replace('_', ' ')} of the stay")

@@ -2,7 +2,6 @@
 
 import shlex
 import signal
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,10 @@ from hpcvision.errors import UserError
 from hpcvision.launch import queue, slurm
 from hpcvision.launch.batch import Placement, check_path, script
 from hpcvision.launch.checked import facts_of
-from hpcvision.launch.cluster import Record
 from hpcvision.launch.profile import Profile
+from hpcvision.launch.record import Record, now
 from hpcvision.report import tables
-from hpcvision.rundir import RunDir, data_folder, write_json
+from hpcvision.rundir import RunDir, data_folder
 from hpcvision.sweep.driver import Share, check_folder, check_share, folder_of, say_what
 from hpcvision.sweep.plan import Plan, check_objective, make_plan
 from hpcvision.sweep.tables import print_planned
@@ -42,8 +41,7 @@ def submit_sweep(
     plan, console = make_plan(wanted, overrides, trials=trials), tables.console()
     folder = folder_of(plan, runs)
     check_here(plan, folder, runs, cluster, profile, place, array)
-    command = [*shlex.split(profile.python or sys.executable), "-m", "hpcvision", "sweep", *words]
-    job = partial(script, f"{plan.name}-sweep", profile, place, command)
+    job = partial(script, f"{plan.name}-sweep", profile, place, ["-m", "hpcvision", "sweep", *words])
     if dry_run:
         say_what(plan, console)
         print_planned(plan, console)
@@ -65,7 +63,7 @@ def submit_sweep(
             text = job(log=log_of(folder, tasks), array=tasks, after=jobs[0] if jobs else None)
             jobs.append(queue.submit(text, profile.submit_command))
             log = str(folder / "submitted" / f"{jobs[-1]}.log")
-            write_json(RunDir(folder).job, asdict(Record(cluster, jobs, log, slurm.now(), asdict(place))))
+            Record(cluster, jobs, log, now(), asdict(place)).write(RunDir(folder))
     except UserError as error:
         if jobs:
             raise UserError(f"{error}; job {jobs[0]} is in the queue, and --resume does the rest") from None
@@ -95,8 +93,7 @@ def check_here(
     check_share(plan, Share(0, array) if array else None)
     if array and array > profile.max_array_size:
         raise UserError(f"--array={array} is above the {profile.max_array_size} of {cluster}; give fewer")
-    slurm.check_place(profile, place)
-    slurm.check_account(profile)
+    slurm.check(profile, place)
     slurm.check_shared(runs, profile)
     if plan.base.data.source != "synthetic":
         slurm.check_shared(data_folder(), profile, "set HPCVISION_DATA to")

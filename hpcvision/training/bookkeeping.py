@@ -66,16 +66,16 @@ class Bookkeeping:
             }
             remove_half_written(self.rundir)
             self.journal = Journal(self.rundir, resume_step=step)
-            place = rank.place
             self.journal.add(
                 "start",
-                job_id=place.job_id,
-                restart=place.restart,
+                job_id=rank.place.job_id,
+                restart=rank.place.restart,
                 world_size=rank.world_size,
                 host=socket.gethostname(),
                 from_step=step,
                 precision=self.state.precision,
                 threads=torch.get_num_threads(),
+                commit=provenance.commit_in_words(self.provenance),
             )
             self.board = Board(self.rundir, first_step=step, introduce=self.introduce)
         self.progress.__enter__()

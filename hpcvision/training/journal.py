@@ -60,7 +60,8 @@ def ledger(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if rows and rows[-1]["to_step"] is None:
                 rows[-1] |= {"to_step": event["from_step"], "reason": "killed"}
             names = ("job_id", "restart", "world_size", "host", "from_step")
-            rows.append({name: event[name] for name in names} | {"to_step": None, "reason": ""})
+            row = {name: event[name] for name in names} | {"commit": event.get("commit", "")}
+            rows.append(row | {"to_step": None, "reason": ""})
         elif event["event"] == "stop" and rows:
             rows[-1] |= {"to_step": event["step"], "reason": event["reason"]}
     if rows and rows[-1]["to_step"] is None:

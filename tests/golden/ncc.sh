@@ -13,6 +13,7 @@
 #SBATCH --signal=USR2@60
 #SBATCH --time=1440
 
+export HPCVISION_DATA='/shared/my data'
 source /etc/profile
 module load cuda/11.8
 export OMP_NUM_THREADS=4 SRUN_CPUS_PER_TASK=4
@@ -23,6 +24,8 @@ then export SLURM_JOB_END_TIME="$end"
 fi
 # Rank 0 makes this file when the run has stopped before its last step.
 export HPCVISION_AGAIN="$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+# For hpcvision logs.
+export HPCVISION_LOG="$(readlink "/proc/$$/fd/1")"
 
 srun --cpus-per-task=4 --kill-on-bad-exit=1 --wait=600 python -m hpcvision train addnist_cnn --runs /shared/runs
 

@@ -12,6 +12,7 @@
 #SBATCH --signal=USR2@60
 #SBATCH --time=10
 
+export HPCVISION_DATA='/shared/my data'
 export OMP_NUM_THREADS=1 SRUN_CPUS_PER_TASK=1
 me="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 # The run stops itself in time for its end; older Slurm does not tell the end to the job, so ask.
@@ -20,6 +21,8 @@ then export SLURM_JOB_END_TIME="$end"
 fi
 # Rank 0 makes this file when the run has stopped before its last step.
 export HPCVISION_AGAIN="$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+# For hpcvision logs.
+export HPCVISION_LOG="$(readlink "/proc/$$/fd/1")"
 
 srun --cpus-per-task=1 --kill-on-bad-exit=1 --wait=600 python -m hpcvision train addnist_cnn --runs /shared/runs
 

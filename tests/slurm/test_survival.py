@@ -31,7 +31,7 @@ def short():
 @pytest.fixture(scope="module")
 def long():
     """More than a stay with a limit of a minute holds, also without the notice that Slurm gives 30 s before its end."""
-    return run_of(50)
+    return run_of(65)
 
 
 @pytest.fixture(scope="module")

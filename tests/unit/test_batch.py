@@ -20,6 +20,7 @@ PLACE = batch.Placement(nodes=1, tasks_per_node=1, gpus_per_node=0, minutes=60)
 
 @pytest.fixture
 def _srun_is_there(tmp_path, monkeypatch):
+    """A fake srun, which nobody starts: a script is only written where there is one."""
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -32,8 +33,9 @@ def golden(name, text):
 
 def plain_script(name):
     profile = load_profile(name)
-    words = ["python", "-m", "hpcvision", "train", "addnist_cnn", "--runs", "/shared/runs"]
-    return batch.script("addnist_cnn-0123456789ab", profile, cluster.placed(profile), words, log="%x-%j.log")
+    words = ["-m", "hpcvision", "train", "addnist_cnn", "--runs", "/shared/runs"]
+    more = {"log": "%x-%j.log", "python": "python", "exports": {"HPCVISION_DATA": "/shared/my data"}}
+    return batch.script("addnist_cnn-0123456789ab", profile, cluster.placed(profile), words, **more)
 
 
 def submitit_script(name):
@@ -83,12 +85,18 @@ def test_no_value_of_a_command_reaches_the_shell_unquoted(value):
 
 
 def test_temporary_files_of_a_job_go_to_the_nodes_own_folder(tmp_path):
-    profile = Profile(node_folder=str(tmp_path) + "/${WHO}/it")
-    command = [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
+    profile = Profile(node_folder=str(tmp_path) + "/${WHO}/it", python='"$PYTHON"')
+    command = ["-c", "import tempfile; print(tempfile.gettempdir())"]
     text = batch.script("x", profile, PLACE, command, log="log")
+    # A fake one, as bash itself is what is tried here.
     (tmp_path / "srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done; "$@"\n')
     (tmp_path / "srun").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "WHO": "me", "SLURM_JOB_END_TIME": "1"}
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "WHO": "me",
+        "SLURM_JOB_END_TIME": "1",
+        "PYTHON": sys.executable,
+    }
     done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
     assert done.stdout == f"{tmp_path}/me/it\n", done.stderr
 
@@ -112,10 +120,8 @@ def test_only_ids_of_jobs_can_be_waited_for(after):
         batch.options("x", Profile(), PLACE, after=after)
 
 
-def test_an_array_shows_all_of_its_options_in_its_script(tmp_path, monkeypatch):
-    (tmp_path / "srun").write_text("")
-    (tmp_path / "srun").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+@pytest.mark.usefixtures("_srun_is_there")
+def test_an_array_shows_all_of_its_options_in_its_script():
     text = slurm.script_of(slurm.executor_for("x", Path("/shared/submitted"), Profile(), PLACE), 7)
     assert "#SBATCH --array=0-6%7\n" in text
     assert "#SBATCH --output=/shared/submitted/%A_%a_0_log.out\n" in text

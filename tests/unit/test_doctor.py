@@ -1,12 +1,15 @@
 """What the doctor concludes; whether it asks the right questions is shown on the test cluster."""
 
 import subprocess
+import time
 
 import pytest
 
-from hpcvision.launch import doctor, queue
+from hpcvision.launch import doctor, hardware, queue
 from hpcvision.launch.batch import Placement
+from hpcvision.launch.hardware import Torch, driver, graphics_cards, runs_on, setup_lines
 from hpcvision.launch.profile import Profile
+from hpcvision.launch.space import disk_of
 
 OF_CU126 = [50, 60, 70, 75, 80, 86, 90]
 OF_CU130 = [75, 80, 86, 90, 100, 120]
@@ -17,17 +20,17 @@ OF_CU130 = [75, 80, 86, 90, 100, 120]
     [(61, OF_CU126, True), (61, OF_CU130, False), (70, OF_CU130, False), (75, OF_CU130, True), (89, OF_CU130, True)],
 )
 def test_kernels_run_on_cards_of_the_same_major_version_and_at_least_the_same_minor_one(capability, built, runs):
-    assert doctor.runs_on(capability, built) == runs
+    assert runs_on(capability, built) == runs
 
 
 @pytest.mark.parametrize(
     "kind, built, verdict, words",
     [
-        ("turing", OF_CU130, "PASS", "turing: compute capability 7.5 is in this torch; no native bf16"),
-        ("pascal", OF_CU130, "FAIL", "pascal has no kernels in this torch (oldest: 75); pip install --index-url"),
-        ("nvidia_a100", OF_CU130, "PASS", "nvidia_a100: compute capability 8 is in this torch"),
+        ("turing", OF_CU130, "PASS", "turing (7.5): this torch has kernels for it; no native bf16"),
+        ("pascal", OF_CU130, "FAIL", "pascal (6): no kernels in this torch (oldest: 7.5); pip install --index-url"),
+        ("nvidia_a100", OF_CU130, "PASS", "nvidia_a100 (8): this torch has kernels for it"),
         ("mystery", OF_CU130, "WARN", "mystery: of unknown kind; look with: srun --gres=gpu:1 nvidia-smi"),
-        ("a100", [], "FAIL", "the installed torch has no kernels for GPUs; pip install --index-url"),
+        ("a100", [], "FAIL", "this torch has no kernels for GPUs; pip install --index-url"),
     ],
 )
 def test_the_partitions_cards_are_compared_with_the_kernels_of_the_installed_torch(
@@ -35,22 +38,110 @@ def test_the_partitions_cards_are_compared_with_the_kernels_of_the_installed_tor
 ):
     monkeypatch.setattr(queue, "ask", lambda *words: subprocess.CompletedProcess(words, 0, "", ""))
     monkeypatch.setattr(queue, "gpus_of_nodes", lambda _: [(kind, 4)])
-    monkeypatch.setattr(doctor, "kernels", lambda: built)
-    (found,) = doctor.graphics_cards(Profile(gpus_per_node=1))
+    torch = Torch("13.0" if built else "", " ".join(f"sm_{number}" for number in built))
+    (found,) = graphics_cards(Profile(gpus_per_node=1), torch)
     assert (found.verdict, found.words[: len(words)]) == (verdict, words)
+
+
+def test_cards_of_which_the_same_is_to_be_said_share_a_line(monkeypatch):
+    kinds = ["a100", "h100", "l40", "turing", "v100", "one", "another"]
+    monkeypatch.setattr(queue, "ask", lambda *words: subprocess.CompletedProcess(words, 0, "", ""))
+    monkeypatch.setattr(queue, "gpus_of_nodes", lambda _: [(kind, 4) for kind in kinds])
+    found = list(graphics_cards(Profile(gpus_per_node=1), Torch("13.0", "sm_75 sm_80 sm_90")))
+    assert [(one.verdict, one.words.partition(":")[0]) for one in found] == [
+        ("PASS", "a100 (8), h100 (9), l40 (8.9)"),
+        ("WARN", "another, one"),
+        ("PASS", "turing (7.5)"),
+        ("FAIL", "v100 (7)"),
+    ]
+
+
+def test_the_torch_is_that_of_the_nodes_environment_after_the_lines_of_setup(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho words of the site\necho \'["12.6", "sm_60 sm_90"]\'\n')
+    python.chmod(0o755)
+    found, torch = setup_lines(Profile(setup=(f"HERE={tmp_path}",), python="$HERE/python"))
+    assert (found.verdict, torch) == ("PASS", Torch("12.6", "sm_60 sm_90"))
+    assert torch.capabilities == [60, 90]
+
+
+def test_lines_of_setup_that_hang_are_given_up_with_all_that_they_started(monkeypatch):
+    monkeypatch.setattr(hardware, "SETUP_SECONDS", 1.0)
+    began = time.monotonic()
+    found, torch = setup_lines(Profile(setup=("(sleep 987) | cat",)))
+    assert time.monotonic() - began < 10
+    assert (found.verdict, torch) == ("WARN", None)
+    assert "its lines and torch took more than 1 s; try: time " in found.words
+    assert subprocess.run(["pgrep", "-f", "^sleep 987$"], stdout=subprocess.DEVNULL).returncode == 1
+
+
+def fake_commands(folder, monkeypatch, **scripts):
+    """These commands in front of PATH."""
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_a_slurm_that_hangs_is_told_within_20_seconds(tmp_path, monkeypatch):
+    hangs = dict.fromkeys(("sacct", "sacctmgr", "sinfo", "squeue", "sbatch", "srun"), "sleep 60")
+    # Its first answer only, so that all other questions are asked.
+    hangs["scontrol"] = '[ "$2" = config ] && echo "SLURM_VERSION = 23.11" || sleep 60'
+    fake_commands(tmp_path, monkeypatch, **hangs)
+    began = time.monotonic()
+    found = list(doctor.examine(Profile(gpus_per_node=1), tmp_path))
+    assert time.monotonic() - began < 20
+    assert len(found) <= 20
+    assert any("has not answered for" in one.words for one in found if one.verdict != "PASS")
+    assert queue.seconds_left() == queue.ANSWER_SECONDS  # for whatever comes later
+
+
+@pytest.mark.parametrize(
+    "limit, said, verdict, words",
+    [
+        ("", None, "PASS", "no limit of a qos is known; you have 2 in the queue"),
+        ("30", None, "WARN", "you may have 30 with qos normal; set max_submitted_jobs = 30 in the profile, so that"),
+        ("30", 30, "PASS", "up to 30, you may have 30 with qos normal; you have 2 in the queue"),
+        ("30", 20, "PASS", "up to 20, you may have 30 with qos normal"),
+        ("30", 31, "FAIL", "you may have 30 with qos normal; set max_submitted_jobs = 30 in the profile"),
+    ],
+)
+def test_the_profile_s_limit_on_jobs_is_compared_with_that_of_the_qos(
+    limit, said, verdict, words, tmp_path, monkeypatch
+):
+    accounts = 'case "$*" in *assoc*) echo "students|normal,long" ;; *qos*) printf "normal|%s\nlong|\n" "LIMIT" ;; esac'
+    fake_commands(tmp_path, monkeypatch, sacctmgr=accounts.replace("LIMIT", limit), squeue="echo 1; echo 2")
+    found = doctor.jobs_at_once(Profile(account="Students", max_submitted_jobs=said))
+    assert (found.verdict, found.words[: len(words)]) == (verdict, words)
+
+
+def test_an_exceeded_quota_is_a_fail_and_a_quiet_one_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "LEAST_GB", 0.0)
+    fake_commands(tmp_path, monkeypatch, quota="exit 0")
+    assert doctor.room(tmp_path).verdict == "PASS"
+    fake_commands(tmp_path, monkeypatch, quota="echo 'Disk quotas for me: over block quota on /home'; exit 1")
+    found = doctor.room(tmp_path)
+    assert (found.verdict, found.words[:44]) == ("FAIL", "Disk quotas for me: over block quota on /hom")
+
+
+def test_a_full_disk_is_told_with_the_command_that_shows_what_fills_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "LEAST_GB", 1e9)
+    found = doctor.room(tmp_path / "runs not there yet")
+    assert found.verdict == "WARN"
+    assert found.words.endswith(f"see what fills it: du -sh {tmp_path}/*")
 
 
 def test_nodes_of_another_kind_than_the_login_node_are_told(monkeypatch):
     monkeypatch.setattr(
         queue, "ask", lambda *words: subprocess.CompletedProcess(words, 0, "NodeName=n Arch=ppc64le", "")
     )
-    found = next(iter(doctor.graphics_cards(Profile())))
+    (found,) = graphics_cards(Profile(), None)
     assert found.verdict == "FAIL"
     assert found.words.startswith("the nodes are ppc64le, this machine is ")
 
 
 def test_a_disk_is_known_by_its_kind(tmp_path):
-    assert doctor.disk_of(tmp_path / "not there yet") not in ("", "an unknown disk")
+    assert disk_of(tmp_path / "not there yet") not in ("", "an unknown disk")
 
 
 def test_a_profile_for_this_machine_is_examined_without_slurm(tmp_path, monkeypatch):
@@ -110,7 +201,6 @@ def test_a_cards_driver_is_compared_with_the_cuda_of_the_installed_torch(answer,
         return subprocess.CompletedProcess(command, int(failed), "" if failed else answer, answer if failed else "")
 
     monkeypatch.setattr(queue, "ask", fake_srun)
-    monkeypatch.setattr("torch.version.cuda", cuda)
-    found = doctor.driver(Profile(gpus_per_node=4, partition="gpu"), Placement(2, 4, 4, 60))
+    found = driver(Profile(gpus_per_node=4, partition="gpu"), Placement(2, 4, 4, 60), Torch(cuda, "sm_90"))
     assert (found.verdict, found.words[: len(words)]) == (verdict, words)
     assert {"srun", "--immediate=5", "--gres=gpu:1", "--nodes=1", "--partition=gpu", "--time=1"} <= set(asked)

@@ -103,6 +103,7 @@ def test_every_setting_is_an_attribute_of_config(file, config):
         "ledger/restart": "i8",
         "ledger/world_size": "i8",
         "ledger/host": "O",
+        "ledger/commit": "O",
         "ledger/from_step": "i8",
         "ledger/to_step": "i8",
         "ledger/reason": "O",
@@ -140,7 +141,7 @@ def test_the_evaluations_say_which_way_is_better(file):
 
 
 def test_the_ledger_has_one_row_per_stay(file, make_record):
-    for name in ("job_id", "host", "reason"):
+    for name in ("job_id", "host", "commit", "reason"):
         assert list(file[f"ledger/{name}"].asstr()) == [row[name] for row in make_record().ledger]
     assert list(file["ledger/to_step"]) == [20, 40]
 
