@@ -36,7 +36,9 @@ demo: .venv/.installed
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m 'not long and not slurm'
 
+# With those that take the test cluster where Slurm and root are there; without, they are skipped with a word.
 test-long: .venv/.installed
+	if [ "$$(id -u)" = 0 ] && command -v sbatch >/dev/null; then slurm/testcluster/start.sh; fi
 	HPCVISION_REPEATS=25 $(BIN)/python -m pytest -m 'long or not long'
 
 # A real Slurm on this machine that looks like two hosts; takes root, names the Debian packages that are missing.

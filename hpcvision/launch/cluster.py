@@ -95,7 +95,7 @@ def submit_to_cluster(
         if len(sizes) > 1:
             print(f"# the same again for arrays of {', '.join(map(str, sizes[1:]))} tasks")
         if chain > 1:
-            print(f"# each {chain - 1} times more, with --dependency=afterany: on the job before")
+            print(f"# then {chain - 1} more of each, every one with --dependency=afterany on the one before")
         print(f"# {len(chosen)} run(s) in {len(groups) * chain} job(s); nothing was submitted")
         return []
     with contextlib.ExitStack() as undo:

@@ -18,13 +18,13 @@ from hpcvision.launch.space import disk_of
 from hpcvision.rundir import data_folder
 
 SHARED_DISKS = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "wekafs", "afs", "cifs", "smb", "9p", "fuse")
-EXAMINE_SECONDS = 19.0  # of 20, as Python itself takes some
+ASKING_SECONDS, EACH_SECONDS = 14.0, 6.0  # of 20, as Python and torch take some
 LEAST_GB, LEAST_FILES = 5.0, 10_000  # a run takes 2 to 20 MB and a dozen files
 
 
 def examine(profile: Profile, runs: Path) -> Iterator[Finding]:
-    """All findings, as they come: 20 at most, within 20 seconds, as what has not answered by then is told as that."""
-    with queue.answers_by(time.monotonic() + EXAMINE_SECONDS):
+    """All findings, as they come: 20 at most, within 20 seconds; what has not answered by then is told as that."""
+    with queue.answers_by(time.monotonic() + ASKING_SECONDS, each=EACH_SECONDS):
         yield from findings(profile, runs)
 
 
@@ -167,7 +167,7 @@ def quota() -> str:
     if shutil.which("quota") is None:
         return ""
     try:
-        done = subprocess.run(["quota", "-q"], capture_output=True, text=True, timeout=min(5, queue.seconds_left()))
+        done = subprocess.run(["quota", "-q"], capture_output=True, text=True, timeout=queue.seconds_left())
     except subprocess.TimeoutExpired:
         return ""
     return " ".join(done.stdout.split()) if done.returncode == 1 else ""

@@ -17,7 +17,7 @@ from hpcvision.launch.batch import Placement, options
 from hpcvision.launch.finding import Finding, Verdict
 from hpcvision.launch.profile import Profile
 
-SETUP_SECONDS = 12.0
+SETUP_SECONDS = 10.0
 PROBE_SECONDS = 5
 # Major CUDA version -> oldest driver that runs it (NVIDIA's table of minor version compatibility).
 LEAST_DRIVERS = {"11": 450, "12": 525, "13": 580}
@@ -67,7 +67,7 @@ def setup_lines(profile: Profile) -> tuple[Finding, Torch | None]:
         command, stdin=null, stdout=pipe, stderr=pipe, text=True, env=queue.outside(), start_new_session=True
     )
     try:
-        out, err = process.communicate(timeout=min(SETUP_SECONDS, queue.seconds_left()))
+        out, err = process.communicate(timeout=queue.seconds_left(each=SETUP_SECONDS))
     except subprocess.TimeoutExpired as error:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

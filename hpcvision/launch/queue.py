@@ -70,23 +70,23 @@ def ask(*command: str, words: str | None = None) -> subprocess.CompletedProcess[
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-_deadline = float("inf")
+_patience = {"deadline": float("inf"), "each": ANSWER_SECONDS}
 
 
 @contextmanager
-def answers_by(deadline: float) -> Iterator[None]:
-    """Nobody waits for answers after that moment of time.monotonic()."""
-    global _deadline
-    _deadline = deadline
+def answers_by(deadline: float, *, each: float) -> Iterator[None]:
+    """Nobody waits longer than `each` seconds for an answer, and not after that moment of time.monotonic()."""
+    before = dict(_patience)
+    _patience.update(deadline=deadline, each=each)
     try:
         yield
     finally:
-        _deadline = float("inf")
+        _patience.update(before)
 
 
-def seconds_left() -> float:
-    """How long to wait for an answer now."""
-    return max(0.1, min(ANSWER_SECONDS, _deadline - time.monotonic()))
+def seconds_left(each: float | None = None) -> float:
+    """How long to wait for an answer now; each: at most so long."""
+    return max(0.1, min(each or _patience["each"], _patience["deadline"] - time.monotonic()))
 
 
 asked_ahead: dict[tuple[str, ...], subprocess.Popen[str]] = {}

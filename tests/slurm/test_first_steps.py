@@ -1,9 +1,13 @@
 """`hpcvision init` and `hpcvision doctor` on a cluster that they have never seen."""
 
+import os
+import pty
 import re
+import subprocess
 import time
 
 import pytest
+from real_cluster import TESTCLUSTER
 
 pytestmark = pytest.mark.slurm
 
@@ -20,6 +24,22 @@ def test_init_writes_a_profile_that_doctor_finds_well_and_that_submits(cluster):
     assert re.search(r"^WARN +driver +not known \(.*nvidia-smi.*No such file", checked, re.MULTILINE), checked
     job = cluster.hpcvision("submit", "plain.py", "--cluster", "here.toml", "--gpus-per-node", 0).stdout
     assert cluster.wait(re.findall(r" as job (\d+) on", job)[0]) == "COMPLETED"
+
+
+def test_init_asks_a_person_only_for_what_it_cannot_read(cluster):
+    ours, theirs = pty.openpty()
+    words = [TESTCLUSTER / "login.sh", "hpcvision", "init", "-o", "here.toml"]
+    with subprocess.Popen(words, cwd=cluster.home, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
+        os.write(ours, b"high\n")
+        said, _ = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    # Three partitions have GPUs, and of the user's two accounts they take one.
+    assert said.count("]:") == 1, said
+    assert said.startswith("partition (test, gpu, high) [test]: "), said
+    written = (cluster.home / "here.toml").read_text()
+    assert re.search('^partition = "high" ', written, re.MULTILINE)
+    assert re.search('^account = "students" ', written, re.MULTILINE)
 
 
 def test_init_does_not_overwrite_a_profile(cluster):

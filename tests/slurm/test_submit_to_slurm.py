@@ -15,6 +15,7 @@ from hpcvision.verify import verify
 pytestmark = pytest.mark.slurm
 
 PLACE = ["--cluster", "testcluster"]
+GREEDY = 'account = "students"\npartition = "gpu"\nmemory = "per_node"\nmemory_gb = 900\n'
 
 
 def losses(run):
@@ -74,6 +75,15 @@ def test_a_run_that_was_set_aside_by_fresh_is_not_resumed_beside_the_new_one(clu
     said = cluster.hpcvision("resume", "all").stdout
     assert re.fullmatch(r"plain-\w+", re.findall(r"submitted (.+) as job \d+ on", said)[0])
     assert len(cluster.run("squeue", "-h", "--me", "--array").stdout.splitlines()) == 1
+
+
+def test_a_run_that_was_to_begin_afresh_keeps_its_place_when_slurm_refuses_the_new_job(cluster):
+    assert cluster.wait(cluster.submit("plain.py")) == "COMPLETED"
+    before = cluster.only_run().results.read_bytes()
+    (cluster.home / "greedy.toml").write_text(GREEDY)
+    assert "Slurm refuses the job: " in cluster.refusal("submit", "plain.py", "--cluster", "greedy.toml", "--fresh")
+    assert cluster.only_run().results.read_bytes() == before
+    assert " finished " in cluster.hpcvision("status").stdout
 
 
 def test_runs_that_shared_a_job_share_one_again_when_they_are_resumed(cluster):
@@ -139,6 +149,50 @@ def test_a_dry_run_shows_the_exact_script_and_when_slurm_would_start_it_and_subm
     wanted, found = (re.sub(r"%j|\d+", "N", text) for text in (shown.partition("# Job")[0], script.read_text()))
     assert wanted.strip() == found.strip()
     cluster.run("scancel", job)
+
+
+def test_a_newer_sbatch_job_of_a_run_is_the_one_that_status_logs_and_cancel_mean(cluster):
+    old = cluster.submit("plain.py", "train.steps=10000")
+    cluster.until(lambda: cluster.reached(10), "the first steps")
+    cluster.hpcvision("cancel", "all")
+    assert cluster.wait(old) == "CANCELLED"
+    options = ["--account=students", "--partition=gpu", "--cpus-per-task=1", "--output=job.log"]
+    new = cluster.run("sbatch", "--parsable", *options, ROOT / "slurm/train.sbatch", "plain.py", "train.steps=10000")
+    new = new.stdout.strip()
+    cluster.until(lambda: cluster.starts() == 2, "the second stay")
+    cluster.until(lambda: " running " in cluster.hpcvision("status").stdout, "the run to run")
+    assert f" {new} " in cluster.hpcvision("status").stdout
+    assert "going on from step" in cluster.hpcvision("logs", "plain").stdout
+    assert cluster.hpcvision("cancel", "plain").stdout == f"cancelled 1 job(s): {new}\n"
+    assert cluster.wait(new) == "CANCELLED"
+    assert "on testcluster" in cluster.hpcvision("resume", "plain").stdout
+
+
+def test_a_dry_run_tells_of_all_arrays_and_of_the_chain(cluster):
+    shown = cluster.hpcvision("submit", "plain.py", *PLACE, "--seeds", "0-11", "--chain", 2, "--dry-run").stdout
+    assert "#SBATCH --array=0-9%10" in shown
+    assert "# the same again for arrays of 2 tasks" in shown
+    assert "# then 1 more of each, every one with --dependency=afterany on the one before" in shown
+    assert "# 12 run(s) in 24 job(s); nothing was submitted" in shown
+
+
+def test_a_dry_run_says_that_the_disk_is_too_small(cluster):
+    line = "hpcvision submit plain.py --cluster testcluster --dry-run"
+    done = cluster.run("bash", "-c", f"ulimit -f 100; {line}", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "see ulimit -f" in done.stderr
+
+
+def test_temporary_files_have_a_folder_of_their_own_on_every_node_of_a_job(cluster):
+    (cluster.home / "own.toml").write_text(
+        'account = "students"\npartition = "gpu"\nnodes = 2\nnode_folder = "/tmp/own-$USER-$SLURM_JOB_ID"\n'
+    )
+    said = cluster.hpcvision("submit", "plain.py", "--cluster", "own.toml").stdout
+    job = re.findall(r" as job (\d+) on", said)[0]
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    words = ["-A", "students", "-p", "gpu", "--nodes=2", "bash", "-c", f"hostname; ls -d /tmp/own-hpcuser-{job}"]
+    shown = cluster.run("srun", *words).stdout
+    assert sorted(shown.split()) == sorted(["node0", "node1", *[f"/tmp/own-hpcuser-{job}"] * 2])
 
 
 def test_twelve_runs_are_two_arrays_where_a_cluster_takes_ten_at_a_time_and_all_finish(cluster):
@@ -244,6 +298,57 @@ def test_what_can_be_known_to_fail_is_one_line_before_the_queue(cluster, words, 
     assert cluster.run("squeue", "-h", "--me").stdout == ""
 
 
+@pytest.fixture
+def _limits(running_cluster):
+    """What a job exceeds is taken by sbatch all the same; the job would wait for ever."""
+    del running_cluster
+    administer("sacctmgr", "-i", "modify", "qos", "long", "set", "MaxWall=5")
+    administer("scontrol", "update", "PartitionName=high", "AllowQos=normal", "MaxNodes=1")
+    yield
+    administer("sacctmgr", "-i", "modify", "qos", "long", "set", "MaxWall=-1")
+    administer("scontrol", "update", "PartitionName=high", "AllowQos=ALL", "MaxNodes=UNLIMITED")
+
+
+@pytest.mark.usefixtures("_limits")
+def test_limits_of_a_qos_and_of_a_partition_are_one_line_before_the_queue(cluster):
+    def refusal(partition, qos, *words):
+        (cluster.home / "mine.toml").write_text(f'account = "students"\npartition = "{partition}"\n{qos}\n')
+        return cluster.refusal("submit", "plain.py", "--cluster", "mine.toml", *words)
+
+    qos = 'qos = "long"'
+    assert "--minutes=6 is above the 5 of qos long; give fewer" in refusal("gpu", qos, "--minutes", 6)
+    assert "partition high does not take qos 'long'; set qos to one of normal" in refusal("high", qos, "--minutes", 5)
+    assert "--nodes=2 is above the 1 of partition high" in refusal("high", "", "--minutes", 5, "--nodes", 2)
+    (cluster.home / "mine.toml").write_text(f'account = "students"\npartition = "gpu"\n{qos}\n')
+    done = cluster.hpcvision("doctor", "--cluster", "mine.toml", check=False).stdout
+    assert re.search(r"FAIL +time +--minutes=1440 is above the 5 of qos long", done), done
+    assert cluster.run("squeue", "-h", "--me").stdout == ""
+
+
+def test_the_limit_of_an_account_is_one_line_before_the_queue(cluster):
+    of_the_user = ["user", "hpcuser", "where", "account=students", "set"]
+    administer("sacctmgr", "-i", "modify", *of_the_user, "MaxWall=7")
+    try:
+        line = cluster.refusal("submit", "plain.py", *PLACE, "--minutes", 8)
+        assert "--minutes=8 is above the 7 of account students; give fewer" in line
+        assert "# Job" in cluster.hpcvision("submit", "plain.py", *PLACE, "--minutes", 7, "--dry-run").stdout
+    finally:
+        administer("sacctmgr", "-i", "modify", *of_the_user, "MaxWall=-1")
+
+
+def test_a_partition_that_takes_no_jobs_is_one_line_before_the_queue(cluster):
+    administer("scontrol", "update", "PartitionName=gpu", "State=INACTIVE")
+    try:
+        assert "partition gpu takes no jobs (INACTIVE); choose another" in cluster.refusal("submit", "plain.py", *PLACE)
+    finally:
+        administer("scontrol", "update", "PartitionName=gpu", "State=UP")
+
+
+def test_an_account_in_capitals_is_the_same_account(cluster):
+    (cluster.home / "mine.toml").write_text('account = "Students"\npartition = "gpu"\ntime_limit_minutes = 9\n')
+    assert "# Job" in cluster.hpcvision("submit", "plain.py", "--cluster", "mine.toml", "--dry-run").stdout
+
+
 @pytest.mark.parametrize(
     "line, complaint",
     [
@@ -261,7 +366,5 @@ def test_a_profile_that_the_cluster_would_refuse_is_one_line_before_the_queue(cl
 
 
 def test_a_job_that_slurm_itself_refuses_is_one_line(cluster):
-    (cluster.home / "mine.toml").write_text(
-        'account = "students"\npartition = "gpu"\nmemory = "per_node"\nmemory_gb = 900\n'
-    )
+    (cluster.home / "mine.toml").write_text(GREEDY)
     assert "Slurm refuses the job: " in cluster.refusal("submit", "plain.py", "--cluster", "mine.toml")

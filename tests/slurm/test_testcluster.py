@@ -42,6 +42,17 @@ def test_started_again_it_is_the_same_cluster(cluster):
     assert cluster.run("sinfo", "-h", "-o", "%D %t", "-p", "gpu").stdout == "2 idle\n"
 
 
+def test_packages_that_are_missing_are_named_with_the_line_that_installs_them():
+    # In a view of the disk of its own, in which two commands cannot be run.
+    hidden = "mount --bind /dev/null $(command -v slurmctld) && mount --bind /dev/null $(command -v munged) && exec $0"
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", hidden, TESTCLUSTER / "start.sh"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    install = "apt-get install --no-install-recommends slurmctld munge"
+    assert done.stderr == f"start.sh: missing packages; install them with: {install}\n"
+
+
 @pytest.fixture
 def stopped_cluster(cluster):
     """The cluster, which the test stops; it runs again afterwards."""

@@ -42,3 +42,19 @@ def test_doctor_only_warns_that_there_is_no_accounting(cluster):
     said = cluster.hpcvision("doctor", "--cluster", "testcluster").stdout
     assert re.search(r"WARN +accounting", said)
     assert "FAIL" not in said
+
+
+def test_init_script_seeds_and_chains_work_without_accounting(cluster):
+    cluster.hpcvision("init", "--partition", "gpu", "-o", "here.toml")
+    written = (cluster.home / "here.toml").read_text()
+    assert "\naccount" not in written
+    assert 'partition = "gpu"' in written
+    words = ["--cluster", "here.toml", "--gpus-per-node", 0]
+    (cluster.home / "job.sh").write_text(cluster.hpcvision("script", "plain.py", *words).stdout)
+    job = cluster.run("sbatch", "--parsable", "job.sh").stdout.strip()
+    assert cluster.wait(job) == "COMPLETED", cluster.logs()
+    said = cluster.hpcvision("submit", "plain.py", *words, "--seeds", "0-2", "--chain", 2).stdout
+    assert "is finished already" in said
+    assert "submitted 2 runs as job" in said
+    cluster.until(lambda: sum(run.is_finished for run in cluster.runs()) == 3, "all runs")
+    assert len(re.findall(" finished ", cluster.hpcvision("status").stdout)) == 3

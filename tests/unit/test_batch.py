@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hpcvision.config import apply
+from hpcvision.config.catalogue import load_job
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch import batch, cluster, slurm
 from hpcvision.launch.job import check_affinity, check_progress, leave_word
@@ -99,6 +101,16 @@ def test_temporary_files_of_a_job_go_to_the_nodes_own_folder(tmp_path):
     }
     done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
     assert done.stdout == f"{tmp_path}/me/it\n", done.stderr
+
+
+def test_a_script_that_is_written_away_from_the_cluster_names_what_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch
+    place = cluster.placed(load_profile("generic"))
+    config = load_job("addnist_cnn")
+    cluster.print_script("addnist_cnn", ["seed=3"], config, Path("runs"), load_profile("generic"), place)
+    assert " python -m hpcvision train addnist_cnn seed=3 --runs runs\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"the cap for task\.kind=classify is below 100,000"):
+        cluster.print_script("x", [], apply(config, {"model.width": 3}), Path("runs"), Profile(), place)
 
 
 @pytest.mark.parametrize("name", ["it's", "a b", "$(x)", "two\nlines", "Grüße"])
@@ -210,8 +222,6 @@ def test_fewer_cores_than_the_job_asked_for_are_told_in_words(monkeypatch, capsy
     "words, seeds", [("0-4", [0, 1, 2, 3, 4]), ("7", [7]), ("0,3,8-9", [0, 3, 8, 9]), ("2-3,3", [2, 3])]
 )
 def test_seeds_are_numbers_and_ranges(words, seeds):
-    from hpcvision.config.catalogue import load_job
-
     assert [config.seed for config in cluster.with_seeds(load_job("addnist_cnn"), words)] == seeds
 
 

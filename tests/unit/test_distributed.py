@@ -1,12 +1,13 @@
 """What the processes of a run find out about each other before they train."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from torch.distributed import HashStore
 
-from hpcvision.distributed import announce_waiting, check_own_gpus, meet
+from hpcvision.distributed import announce_waiting, check_own_gpus, choose_device, meet
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.place import Place
 
@@ -20,6 +21,19 @@ def test_two_ranks_on_one_gpu_are_an_error_on_both_and_not_on_the_third():
         with pytest.raises(UserError, match=r"ranks 0, 2 have one GPU \(node0 GPU-a\); ask for a GPU for each"):
             check_own_gpus(store, places[rank], gpus[rank])
     check_own_gpus(store, places[1], gpus[1])
+
+
+@pytest.mark.parametrize("visible, local_rank, number", [(4, 0, 0), (4, 3, 3), (1, 3, 0), (2, 3, 1)])
+def test_a_process_takes_the_gpu_of_its_local_rank_among_those_that_it_sees(visible, local_rank, number, monkeypatch):
+    # A fake CUDA: what is visible is the point, not the card.
+    taken = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "given")
+    device = choose_device(Place(local_rank=local_rank, world_size=4))
+    assert (device.type, device.index, taken) == ("cuda", number, [device])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "given"
 
 
 def test_the_same_number_of_a_gpu_on_two_nodes_is_not_the_same_gpu():
