@@ -207,7 +207,7 @@ def check_stay(
     profile: Profile, place: Placement, known: dict[str, dict[str, str]], manager: accounting.Manager
 ) -> None:
     """Raise UserError for a time limit that the account or the QOS does not allow: the job would wait for ever."""
-    (qos, *others) = [known[name].get("QoS") for name in partitions_of(profile, known)] or [None]
+    (qos, *others) = [known.get(name, {}).get("QoS") for name in partitions_of(profile, known)] or [None]
     limit, whose = manager.longest_stay(profile.account, profile.qos, None if others else qos)
     if place.minutes > limit:
         raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of {whose}; give fewer")

@@ -177,7 +177,7 @@ def test_a_dry_run_tells_of_all_arrays_and_of_the_chain(cluster):
 
 
 def test_a_dry_run_says_that_the_disk_is_too_small(cluster):
-    line = "hpcvision submit plain.py --cluster testcluster --dry-run"
+    line = "hpcvision submit plain.py model.width=1 --cluster testcluster --dry-run"
     done = cluster.run("bash", "-c", f"ulimit -f 100; {line}", check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "see ulimit -f" in done.stderr
