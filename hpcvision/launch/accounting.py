@@ -58,9 +58,13 @@ def submit_limits(qos: set[str]) -> dict[str, int]:
 
 
 def is_enforced(what: str) -> bool:
-    """Whether Slurm refuses jobs for their `associations` or their `qos`; True when it does not tell."""
+    """Whether Slurm looks at the `associations`, `limits` or `qos` of jobs; True when it does not tell."""
     enforced = set(settings().get("AccountingStorageEnforce", "all").lower().split(","))
-    implying = {"associations": {"associations", "limits", "qos", "safe", "wckeys", "all"}, "qos": {"qos", "all"}}
+    implying = {
+        "associations": {"associations", "limits", "qos", "safe", "wckeys", "all"},
+        "limits": {"limits", "safe", "all"},
+        "qos": {"qos", "all"},
+    }
     return bool(enforced & implying[what])
 
 
@@ -87,21 +91,25 @@ class Manager:
             account = re.match(r"ClusterName=\S+ Account=(\S+) UserName=(\w[^( ]*)\(", line)
             qos = re.match(r"QOS=([^( ]+)\(", line)
             if account and account[2] == getpass.getuser():
-                self.of_accounts[account[1]] = float(limit[1]) if limit else float("inf")
+                minutes = float(limit[1]) if limit else float("inf")
+                # There may be one for every partition.
+                self.of_accounts[account[1]] = max(minutes, self.of_accounts.get(account[1], 0.0))
             elif qos and limit:
                 self.of_qos[qos[1]] = float(limit[1])
 
     def longest_stay(self, account: str | None, qos: str | None, qos_of_partition: str | None) -> tuple[float, str]:
-        """(minutes, whose limit that is): the partition's qos goes before the job's, and that before the account.
+        """(minutes, whose limit that is): a qos goes before the account; of the partition's and the job's the longer.
 
-        Infinite where it is not known; which qos a job without one gets is not told.
+        Which of those two goes first, a flag says that is not told; nor is which qos a job without one gets. Infinite
+        where it is not known.
         """
-        for name in (qos_of_partition, qos):
-            if name in self.of_qos:
-                return self.of_qos[name], f"qos {name}"
+        limits = {f"qos {name}": self.of_qos[name] for name in (qos_of_partition, qos) if name in self.of_qos}
+        if limits:
+            whose = max(limits, key=lambda one: limits[one])
+            return limits[whose], whose
         if qos or not self.of_qos:
-            limits = self.of_accounts if account is None else {account: self.of_accounts.get(account, float("inf"))}
-            if limits:
-                name = max(limits, key=lambda one: limits[one])
-                return limits[name], f"account {name}"
+            own = self.of_accounts if account is None else {account: self.of_accounts.get(account, float("inf"))}
+            if own:
+                name = max(own, key=lambda one: own[one])
+                return own[name], f"account {name}"
         return float("inf"), ""

@@ -76,7 +76,12 @@ def setup_lines(profile: Profile) -> tuple[Finding, Torch | None]:
     if process.returncode:
         last = (err.strip().splitlines() or ["no words"])[-1]
         return Finding("FAIL", "setup", f"{last}; mend the lines of setup, or python, in the profile"), None
-    torch = Torch(*json.loads(out.splitlines()[-1]))
+    try:
+        torch = Torch(*json.loads(out.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError):
+        return Finding(
+            "FAIL", "setup", f"{python} was not reached; a line of setup in the profile ends the shell"
+        ), None
     return Finding("PASS", "setup", f"{len(profile.setup)} line(s), then {python} with hpcvision"), torch
 
 

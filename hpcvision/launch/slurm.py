@@ -162,7 +162,7 @@ def check_place(profile: Profile, place: Placement, known: dict[str, dict[str, s
         choices = ", ".join(sorted(allowed))
         raise UserError(f"partition {name} does not take account {account!r}{which}; set account to one of {choices}")
     qos = {word for facts in chosen for word in facts.get("AllowQos", "ALL").split(",")}
-    if profile.qos and not qos & {"ALL", profile.qos}:
+    if profile.qos and not qos & {"ALL", "N/A", profile.qos}:
         raise UserError(
             f"partition {name} does not take qos {profile.qos!r}; set qos to one of {', '.join(sorted(qos))}"
         )
@@ -208,8 +208,9 @@ def check_stay(
 ) -> None:
     """Raise UserError for a time limit that the account or the QOS does not allow: the job would wait for ever."""
     (qos, *others) = [known.get(name, {}).get("QoS") for name in partitions_of(profile, known)] or [None]
-    limit, whose = manager.longest_stay(profile.account, profile.qos, None if others else qos)
-    if place.minutes > limit:
+    account = profile.account.lower() if profile.account else None
+    limit, whose = manager.longest_stay(account, profile.qos, None if others else qos)
+    if place.minutes > limit and accounting.is_enforced("limits"):
         raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of {whose}; give fewer")
 
 

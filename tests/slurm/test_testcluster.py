@@ -42,12 +42,16 @@ def test_started_again_it_is_the_same_cluster(cluster):
     assert cluster.run("sinfo", "-h", "-o", "%D %t", "-p", "gpu").stdout == "2 idle\n"
 
 
-def test_packages_that_are_missing_are_named_with_the_line_that_installs_them():
-    # In a view of the disk of its own, in which two commands cannot be run.
-    hidden = "mount --bind /dev/null $(command -v slurmctld) && mount --bind /dev/null $(command -v munged) && exec $0"
-    done = subprocess.run(
-        ["unshare", "--mount", "bash", "-c", hidden, TESTCLUSTER / "start.sh"], capture_output=True, text=True
-    )
+WITHOUT = """
+cd "$0" && mkdir real shown && mount --bind /usr/sbin real && ln -s "$PWD"/real/* shown
+rm shown/slurmctld shown/munged && mount --bind shown /usr/sbin && cd / && exec "$1"
+"""
+
+
+def test_packages_that_are_missing_are_named_with_the_line_that_installs_them(tmp_path):
+    # In a view of the disk of its own, in which two commands are not there.
+    words = ["unshare", "--mount", "bash", "-e", "-c", WITHOUT, tmp_path, TESTCLUSTER / "start.sh"]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     install = "apt-get install --no-install-recommends slurmctld munge"
     assert done.stderr == f"start.sh: missing packages; install them with: {install}\n"
