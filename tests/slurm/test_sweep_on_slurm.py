@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from real_cluster import JOB, ROOT, administer, exact_content, steps_in
 
+from hpcvision.launch.status import last_step
 from hpcvision.rundir import Heartbeat, RunDir, read_journal
 
 pytestmark = pytest.mark.slurm
@@ -107,8 +108,8 @@ def ledger(cluster) -> dict[str, list[tuple[int, int, str]]]:
 def trains(cluster, nodes: int = 2) -> bool:
     """True when so many nodes have brought a trial to its second hundred of steps."""
     runs = [RunDir(path.parent) for path in (cluster.home / "runs/search-sweep").glob("*/log.jsonl")]
-    told = [heartbeat for run in runs if (heartbeat := Heartbeat.read(run))]
-    return len({heartbeat.host for heartbeat in told if heartbeat.step >= 200}) == nodes
+    told = [(heartbeat.host, last_step(run)) for run in runs if (heartbeat := Heartbeat.read(run))]
+    return len({host for host, step in told if step >= 200}) == nodes
 
 
 def processes_of_ray() -> list[str]:
