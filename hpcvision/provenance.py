@@ -32,10 +32,11 @@ def git_commit() -> dict[str, Any]:
         ).stdout.strip()
 
     try:
-        changes = git("diff", "HEAD")
+        changes, names = git("diff", "HEAD"), git("status", "--porcelain")
         return {
             "git_commit": git("rev-parse", "HEAD"),
-            "git_dirty": bool(git("status", "--porcelain")),
+            "git_dirty": bool(names),
+            "git_changes": hashlib.sha256(f"{changes}\n{names}".encode()).hexdigest()[:8] if names else "",
             "git_diff": changes if len(json.dumps(changes)) <= LONGEST_DIFF else changes[: LONGEST_DIFF // 6] + "[cut]",
         }
     except (OSError, subprocess.TimeoutExpired):
@@ -43,11 +44,12 @@ def git_commit() -> dict[str, Any]:
 
 
 def commit_in_words(collected: dict[str, Any]) -> str:
-    """The commit, `+` and some digits of the uncommitted changes' SHA-256 where there are any; empty if not known."""
-    commit: str = collected.get("git_commit", "")
-    if not collected.get("git_dirty"):
-        return commit
-    return f"{commit}+{hashlib.sha256(collected['git_diff'].encode()).hexdigest()[:8]}"
+    """The commit, and `+` with digits that tell uncommitted changes apart where there are any; empty if not known.
+
+    They are of the whole diff and of the names of new files, whose content is not looked at.
+    """
+    commit, changes = collected.get("git_commit", ""), collected.get("git_changes", "")
+    return f"{commit}+{changes}" if changes else str(commit)
 
 
 def user() -> str:

@@ -31,7 +31,7 @@ def accounts() -> dict[str, set[str]]:
     """This user's accounts with the qos of each; empty where the site keeps no accounts, or does not tell."""
     found: dict[str, set[str]] = {}
     for account, qos in told(*question_of_accounts()):
-        found.setdefault(account, set()).update(filter(None, qos.split(",")))
+        found.setdefault(account.lower(), set()).update(filter(None, qos.lower().split(",")))
     return found
 
 
@@ -54,12 +54,21 @@ def above(account: str) -> set[str]:
 def submit_limits(qos: set[str]) -> dict[str, int]:
     """How many jobs each of these qos lets a user have in the queue, for those that limit it."""
     rows = told("qos", "format=name,maxsubmitpu")
-    return {name: int(count) for name, count in rows if name in qos and count.isdigit()}
+    return {name: int(count) for name, count in rows if name.lower() in qos and count.isdigit()}
+
+
+def may_exceed(flag: str, qos: set[str]) -> bool:
+    """Whether a qos of a job that names these, or perhaps another where it names none, has that flag."""
+    rows = told("qos", "format=name,flags")
+    return any(flag in flags.split(",") for name, flags in rows if not qos or name.lower() in qos)
 
 
 def is_enforced(what: str) -> bool:
     """Whether Slurm looks at the `associations`, `limits` or `qos` of jobs; True when it does not tell."""
-    enforced = set(settings().get("AccountingStorageEnforce", "all").lower().split(","))
+    try:
+        enforced = set(settings().get("AccountingStorageEnforce", "all").lower().split(","))
+    except UserError:
+        return True
     implying = {
         "associations": {"associations", "limits", "qos", "safe", "wckeys", "all"},
         "limits": {"limits", "safe", "all"},
@@ -85,7 +94,7 @@ class Manager:
         self.of_accounts: dict[str, float] = {}
         """Minutes by account of this user; infinite without a limit."""
         self.of_qos: dict[str, float] = {}
-        """Minutes by qos, for those that limit it."""
+        """Minutes by qos, for those that limit it. All names in small letters, which Slurm does not tell apart."""
         for line in lines:
             limit = re.search(r"\bMaxWallPJ=(\d+)", line)
             account = re.match(r"ClusterName=\S+ Account=(\S+) UserName=(\w[^( ]*)\(", line)
@@ -93,23 +102,25 @@ class Manager:
             if account and account[2] == getpass.getuser():
                 minutes = float(limit[1]) if limit else float("inf")
                 # There may be one for every partition.
-                self.of_accounts[account[1]] = max(minutes, self.of_accounts.get(account[1], 0.0))
+                name = account[1].lower()
+                self.of_accounts[name] = max(minutes, self.of_accounts.get(name, 0.0))
             elif qos and limit:
-                self.of_qos[qos[1]] = float(limit[1])
+                self.of_qos[qos[1].lower()] = float(limit[1])
 
-    def longest_stay(self, account: str | None, qos: str | None, qos_of_partition: str | None) -> tuple[float, str]:
-        """(minutes, whose limit that is): a qos goes before the account; of the partition's and the job's the longer.
+    def longest_stay(self, account: str | None, qos: set[str], of_partitions: list[str]) -> tuple[float, str]:
+        """(minutes, whose limit that is) for a job that may go to any partition with these qos; small letters.
 
-        Which of those two goes first, a flag says that is not told; nor is which qos a job without one gets. Infinite
-        where it is not known.
+        A qos goes before the account. Of the partition's and the job's the longer counts, as a flag that is not told
+        says which goes first; the qos of a job that names none is not told either. Infinite where it is not known.
         """
-        limits = {f"qos {name}": self.of_qos[name] for name in (qos_of_partition, qos) if name in self.of_qos}
-        if limits:
-            whose = max(limits, key=lambda one: limits[one])
-            return limits[whose], whose
-        if qos or not self.of_qos:
+        return max(self._longest(account, qos, of_partition) for of_partition in of_partitions or [""])
+
+    def _longest(self, account: str | None, qos: set[str], of_partition: str) -> tuple[float, str]:
+        if len(qos) > 1 and not qos <= self.of_qos.keys():  # Slurm takes one that fits
+            return float("inf"), ""
+        named = qos or (self.of_qos.keys() if of_partition in self.of_qos else set())
+        limits = [(self.of_qos[name], f"qos {name}") for name in {*named, of_partition} & self.of_qos.keys()]
+        if not limits and (qos or not self.of_qos):
             own = self.of_accounts if account is None else {account: self.of_accounts.get(account, float("inf"))}
-            if own:
-                name = max(own, key=lambda one: own[one])
-                return own[name], f"account {name}"
-        return float("inf"), ""
+            limits = [(minutes, f"account {name}") for name, minutes in own.items()]
+        return max(limits, default=(float("inf"), ""))

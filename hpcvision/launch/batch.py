@@ -79,9 +79,9 @@ def lines_before(profile: Profile, again: str) -> list[str]:
         *profile.setup,
         *(
             [
-                f'export TMPDIR="{own}"',
-                'mkdir -p "$TMPDIR"',
-                '[ "${SLURM_NNODES:-1}" = 1 ] || srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"',
+                f'mkdir -p "{own}" && export TMPDIR="{own}"',
+                '[ "${SLURM_NNODES:-1}" = 1 ] || srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 '
+                f'{shlex.join([*profile.srun_options, "mkdir"])} -p "$TMPDIR" || true',
             ]
             if own
             else []
@@ -136,13 +136,17 @@ def script(
     array: int | None = None,
     python: str | None = None,
     exports: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> str:
     """A whole batch script that needs no submitit: `words` are what Python is told in every task, a list of arguments.
 
     array: so many jobs, each of which is told its share as `--share 0/N` to `N-1/N`;  python: as the shell reads it,
-    where the profile names none, by default the one that runs this;  exports: variables that the script sets.
+    where the profile names none, by default the one that runs this;  exports: variables that the script sets;
+    folder: where it runs, by default where it is handed in.
     """
     asked = options(name, profile, place, after=after) | {"output": log}
+    if folder:
+        asked["chdir"] = str(folder)
     python = profile.python or python or shlex.quote(sys.executable)
     command = f"{shlex.join(['srun', *srun_options(profile)])} {python} {shlex.join(words)}"
     if array:
@@ -159,8 +163,10 @@ def script(
             "",
             *(f"export {key}={shlex.quote(value)}" for key, value in (exports or {}).items()),
             *lines_before(profile, '"$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"'),
-            "# For hpcvision logs.",
+            "# For hpcvision logs and status.",
             'export HPCVISION_LOG="$(readlink "/proc/$$/fd/1")"',
+            "unset SUBMITIT_EXECUTOR  # of a job that has submitted this one",
+            'echo "hpcvision: job $me, start ${SLURM_RESTART_COUNT:-0}"',
             "",
             command,
             "",

@@ -1,6 +1,5 @@
 """What `hpcvision submit` and `script` do on a login node: find all that is wrong, then hand over to Slurm."""
 
-import contextlib
 import math
 import shlex
 import shutil
@@ -13,7 +12,7 @@ from hpcvision.errors import UserError
 from hpcvision.launch import queue
 from hpcvision.launch.batch import Placement, check_path, script
 from hpcvision.launch.checked import facts_of
-from hpcvision.launch.job import prepare
+from hpcvision.launch.job import prepare, put_back
 from hpcvision.launch.lock import only_one
 from hpcvision.launch.profile import Profile, load_profile
 from hpcvision.launch.record import Record, now
@@ -98,9 +97,10 @@ def submit_to_cluster(
             print(f"# then {chain - 1} more of each, every one with --dependency=afterany on the one before")
         print(f"# {len(chosen)} run(s) in {len(groups) * chain} job(s); nothing was submitted")
         return []
-    with contextlib.ExitStack() as undo:
+    aside: dict[Path, Path] = {}
+    try:
         rundirs = {
-            config.folder_name: prepare(config, runs, fresh=fresh, on_cluster=True, undo=undo) for config in chosen
+            config.folder_name: prepare(config, runs, fresh=fresh, on_cluster=True, aside=aside) for config in chosen
         }
         for folder_name, rundir in rundirs.items():
             if folder_name not in waits:
@@ -118,7 +118,10 @@ def submit_to_cluster(
                 submit_part(part, cluster, profile, place, name, folder, after, chain, earlier)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        undo.pop_all()
+    except UserError as error:
+        if not isinstance(error, slurm.MayBeTaken):
+            put_back(aside)
+        raise
     return list(rundirs.values())
 
 
@@ -233,8 +236,8 @@ def print_script(
 ) -> None:
     """A batch script for `sbatch` that trains the job without submitit.
 
-    Where Slurm is, all that would fail is said here and all paths are whole, so that it can be handed in from any
-    folder; elsewhere the paths, and `python`, are those of the folder on the cluster where it is handed in.
+    Where Slurm is, all that would fail is said here, all paths are whole and it runs in the present folder, wherever it
+    is handed in; elsewhere the paths, and `python`, are those of the folder on the cluster where it is handed in.
     """
     from hpcvision.models.counting import check_cap
 
@@ -242,15 +245,19 @@ def print_script(
         check_before_the_queue([config], runs, profile, place)
         if job.endswith(".py"):
             job = str(Path(job).absolute())
+        folder = Path.cwd()
+        check_path(folder)
         runs, python = runs.absolute(), None
         exports = {"HPCVISION_DATA": str(data_folder().absolute())}
     else:
         config.train.local_batch_size(place.world_size)
         check_path(runs)
         check_cap(config)
-        python, exports = "python", {}
+        python, exports, folder = "python", {}, None
     words = ["-m", "hpcvision", "train", job, *overrides, "--runs", str(runs)]
-    text = script(config.folder_name, profile, place, words, log="%x-%j.log", python=python, exports=exports)
+    text = script(
+        config.folder_name, profile, place, words, log="%x-%j.log", python=python, exports=exports, folder=folder
+    )
     print(text, end="")
 
 

@@ -102,7 +102,7 @@ def slurm(profile: Profile) -> Iterator[Finding]:
 
 def accounts_are_kept() -> Finding:
     """Whether sacct answers."""
-    failed = "there is none: why a job died is known for some minutes after it only; look soon with hpcvision status"
+    failed = "sacct gives no answer: why a job died is known for some minutes only; look soon with hpcvision status"
     try:
         answer = queue.ask("sacct", "--noheader")
     except UserError:
@@ -114,15 +114,17 @@ def accounts_are_kept() -> Finding:
 
 def jobs_at_once(profile: Profile) -> Finding:
     """The profile's limit on jobs in the queue against that of the qos, and how many there are."""
+    from hpcvision.launch.slurm import qos_of
+
     accounts = accounting.accounts()
     own = accounts.get(profile.account.lower(), set()) if profile.account else set().union(*accounts.values())
-    limits = accounting.submit_limits({profile.qos} if profile.qos else own)
+    limits = accounting.submit_limits(qos_of(profile) or own)
     limit, said = min(limits.values(), default=None), profile.max_submitted_jobs
     try:
         there = f"you have {queue.own_jobs()} in the queue"
     except UserError as error:
         return Finding("WARN", "jobs", str(error))
-    if limit is None:
+    if limit is None or not accounting.is_enforced("limits"):
         return Finding("PASS", "jobs", f"no limit of a qos is known; {there}")
     whose = " and ".join(f"{count} with qos {name}" for name, count in sorted(limits.items()))
     if said is None or (said > limit and len(limits) == 1):

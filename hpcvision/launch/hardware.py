@@ -18,7 +18,8 @@ from hpcvision.launch.finding import Finding, Verdict
 from hpcvision.launch.profile import Profile
 
 SETUP_SECONDS = 10.0
-PROBE_SECONDS = 5
+PROBE_SECONDS = 4
+ENOUGH_SECONDS = 7.0  # for srun to give up by itself: one that is killed leaves its request in the queue
 # Major CUDA version -> oldest driver that runs it (NVIDIA's table of minor version compatibility).
 LEAST_DRIVERS = {"11": 450, "12": 525, "13": 580}
 
@@ -36,7 +37,7 @@ import json
 import hpcvision
 import torch
 print()
-print(json.dumps([torch.version.cuda or "", torch._C._cuda_getArchFlags() if torch.version.cuda else ""]))
+print(json.dumps([torch.version.cuda or "", torch.version.cuda and torch._C._cuda_getArchFlags() or ""]))
 """
 
 
@@ -64,13 +65,20 @@ def setup_lines(profile: Profile) -> tuple[Finding, Torch | None]:
     command = ["bash", "-e", "-c", text]
     # A session of its own, as all that the lines have started ends with it.
     process = subprocess.Popen(
-        command, stdin=null, stdout=pipe, stderr=pipe, text=True, env=queue.outside(), start_new_session=True
+        command,
+        stdin=null,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        errors="replace",
+        env=queue.outside(),
+        start_new_session=True,
     )
     try:
         out, err = process.communicate(timeout=queue.seconds_left(each=SETUP_SECONDS))
     except subprocess.TimeoutExpired as error:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
         words = f"its lines and torch took more than {error.timeout:.0f} s; try: time {python} -c 'import torch'"
         return Finding("WARN", "setup", words), None
     if process.returncode:
@@ -138,8 +146,10 @@ def driver(profile: Profile, place: Placement, torch: Torch) -> Finding:
     flags = [f"--{key}={value}" for key, value in asked.items() if value and key not in ("signal", "open-mode")]
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     look = "look with: srun --gres=gpu:1 nvidia-smi"
+    if queue.seconds_left(each=ENOUGH_SECONDS) < ENOUGH_SECONDS:
+        return Finding("WARN", "driver", f"no time left to ask for a card; {look}")
     try:
-        answer = queue.ask("srun", f"--immediate={PROBE_SECONDS}", *flags, *query)
+        answer = queue.ask("srun", f"--immediate={PROBE_SECONDS}", *flags, *query, each=ENOUGH_SECONDS)
     except UserError as error:
         return Finding("WARN", "driver", f"{error}; {look}")
     version = (answer.stdout.split() or [""])[0]

@@ -232,12 +232,12 @@ def prepare(
     *,
     fresh: bool = False,
     on_cluster: bool = False,
-    undo: contextlib.ExitStack | None = None,
+    aside: dict[Path, Path] | None = None,
 ) -> RunDir:
     """The run's folder, ready to be trained in; fresh=True sets an old one aside first.
 
-    on_cluster: checkpoints are left for the nodes to read, as reading them imports torch;  undo: is told how to put an
-    old folder back.
+    on_cluster: checkpoints are left for the nodes to read, as reading them imports torch;  aside: is told where
+    an old folder went.
 
     Raises UserError for what would fail later on the cluster: a model over the cap, missing data, a folder that cannot
     be written.
@@ -255,13 +255,13 @@ def prepare(
     if fresh and folder.exists():
         with only_one(RunDir(folder)):
             pass
-        aside = folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
+        old = folder.with_name(f"{folder.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
         try:
-            folder.rename(aside)
+            folder.rename(old)
         except OSError as error:
             raise cannot_write(runs, error) from None
-        if undo:
-            undo.callback(put_back, aside, folder)
+        if aside is not None:
+            aside[folder] = old
     rundir = open_run(config, runs)
     try:
         tempfile.TemporaryFile(dir=rundir.folder).close()
@@ -275,8 +275,13 @@ def prepare(
     return rundir
 
 
-def put_back(aside: Path, folder: Path) -> None:
-    """Give a run that was set aside its place again, unless the new one has a job already."""
-    if not RunDir(folder).job.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+def put_back(aside: dict[Path, Path]) -> None:
+    """Give runs that were set aside their places again, unless the new ones have a job: new folder -> old folder."""
+    for new, old in aside.items():
+        if RunDir(new).job.exists():
+            continue
+        try:
+            shutil.rmtree(new)
+            old.rename(new)
+        except OSError as error:
+            print(f"the earlier run is in {old} now: {error.strerror}", file=sys.stderr)

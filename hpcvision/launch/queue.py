@@ -1,5 +1,6 @@
 """What Slurm says: about jobs, by squeue and, where the site has it, sacct; about itself, by scontrol."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -55,15 +56,20 @@ def outside(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     return {key: value for key, value in env.items() if key == "SLURM_CONF" or not key.startswith(of_the_job)}
 
 
-def ask(*command: str, words: str | None = None) -> subprocess.CompletedProcess[str]:
+def ask(*command: str, words: str | None = None, each: float | None = None) -> subprocess.CompletedProcess[str]:
     """The answer of one of Slurm's commands, whatever its exit code; `words` go to its standard input.
+
+    each: seconds to wait, where that is not as for all others.
 
     Raises UserError where there is no Slurm, or no answer.
     """
     process = asked_ahead.pop(command, None) or begin_to_ask(*command)
     try:
-        out, err = process.communicate(words, timeout=seconds_left())
+        out, err = process.communicate(words, timeout=seconds_left(each))
     except subprocess.TimeoutExpired as error:
+        process.terminate()  # srun then takes its request back
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
         process.kill()
         process.wait()  # not for its output, which a child of a site's own wrapper may still hold
         raise NoAnswer(f"{command[0]} has not answered for {error.timeout:.0f} s; try again later") from None

@@ -60,8 +60,8 @@ def record_own_job(rundir: RunDir, place: Place, environment: Mapping[str, str] 
     if job in known.jobs:
         return
     log = env.get(LOG, "")
-    written = log if Path(log).is_file() else ""
-    with contextlib.suppress(OSError):  # then only status does not know the job
+    with contextlib.suppress(OSError):  # then the heartbeat alone tells of the run
+        written = log if Path(log).is_file() else ""
         replace(known, jobs=[*known.jobs, job], log=written, submitted=now()).write(rundir)
 
 

@@ -32,6 +32,10 @@ NATIVE = {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "time", "open
 """Options that submitit writes itself."""
 
 
+class MayBeTaken(UserError):
+    """Nobody knows whether there is a job now."""
+
+
 class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
     """submitit's executor with the site's own submit command, and deaf to the job that it may be in."""
 
@@ -123,7 +127,7 @@ def submit(executor: Executor, groups: Sequence[Sequence[RunDir]], place: Placem
     except (FailedJobError, FailedSubmissionError) as error:
         words = queue.in_words(said.getvalue() or str(error))
         if "timed out" in words:
-            raise UserError(f"no answer from Slurm, which may have taken the job: {words}; see squeue --me") from None
+            raise MayBeTaken(f"no answer from Slurm, which may have taken the job: {words}; see squeue --me") from None
         raise UserError(f"Slurm refuses the job: {words}") from None
     return [
         Submitted(job.job_id, Path(job.paths.stdout), tuple(group)) for job, group in zip(jobs, groups, strict=True)
@@ -151,9 +155,6 @@ def check_place(profile: Profile, place: Placement, known: dict[str, dict[str, s
     states = {facts.get("State", "UP") for facts in chosen}
     if not states & {"UP", "DOWN"}:
         raise UserError(f"partition {name} takes no jobs ({', '.join(sorted(states))}); choose another")
-    limit = max(queue.minutes(facts.get("MaxTime", "UNLIMITED")) for facts in chosen)
-    if place.minutes > limit:
-        raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of partition {name}; give fewer")
     allowed = {word.lower() for facts in chosen for word in facts.get("AllowAccounts", "ALL").split(",")}
     account = profile.account or (None if "all" in allowed else accounting.default_account())
     # sbatch takes such a job and never starts it. Newer Slurm also lets in the accounts below those that are named.
@@ -161,13 +162,13 @@ def check_place(profile: Profile, place: Placement, known: dict[str, dict[str, s
         which = "" if profile.account else ", your default one"
         choices = ", ".join(sorted(allowed))
         raise UserError(f"partition {name} does not take account {account!r}{which}; set account to one of {choices}")
-    qos = {word for facts in chosen for word in facts.get("AllowQos", "ALL").split(",")}
-    if profile.qos and not qos & {"ALL", "N/A", profile.qos}:
-        raise UserError(
-            f"partition {name} does not take qos {profile.qos!r}; set qos to one of {', '.join(sorted(qos))}"
-        )
+    taken = {word.lower() for facts in chosen for word in facts.get("AllowQos", "ALL").split(",")}
+    wanted = qos_of(profile)
+    if wanted and not taken & {"all", "n/a", *wanted}:
+        choices = ", ".join(sorted(taken))
+        raise UserError(f"partition {name} does not take qos {profile.qos!r}; set qos to one of {choices}")
     nodes = max(most_nodes(facts) for facts in chosen)
-    if place.nodes > nodes:
+    if place.nodes > nodes and not accounting.may_exceed("PartitionMaxNodes", wanted):
         raise UserError(f"--nodes={place.nodes} is above the {nodes} of partition {name}; give fewer")
     if place.gpus_per_node and profile.gpu_request != "none":
         there = queue.gpus_of_nodes(name)
@@ -182,6 +183,11 @@ def partitions_of(profile: Profile, known: dict[str, dict[str, str]]) -> list[st
     """The partitions that the profile names, else the default one."""
     default = [name for name, facts in known.items() if facts.get("Default") == "YES"]
     return profile.partition.split(",") if profile.partition else default
+
+
+def qos_of(profile: Profile) -> set[str]:
+    """The qos that the profile names, of which Slurm 24.11 takes several, in small letters."""
+    return set(profile.qos.lower().split(",")) if profile.qos else set()
 
 
 def most_nodes(facts: dict[str, str]) -> int:
@@ -199,17 +205,23 @@ def check_account(profile: Profile, manager: accounting.Manager) -> None:
     if account is not None and accounts and account not in accounts and accounting.is_enforced("associations"):
         raise UserError(f"you have no account {profile.account!r} here; yours are {', '.join(sorted(accounts))}")
     allowed = accounts.get(account, set()) if account else set().union(*accounts.values())
-    if profile.qos is not None and allowed and profile.qos not in allowed and accounting.is_enforced("qos"):
+    if profile.qos is not None and allowed and not qos_of(profile) & allowed and accounting.is_enforced("qos"):
         raise UserError(f"qos {profile.qos!r} is not allowed here; yours are {', '.join(sorted(allowed))}")
 
 
 def check_stay(
     profile: Profile, place: Placement, known: dict[str, dict[str, str]], manager: accounting.Manager
 ) -> None:
-    """Raise UserError for a time limit that the account or the QOS does not allow: the job would wait for ever."""
-    (qos, *others) = [known.get(name, {}).get("QoS") for name in partitions_of(profile, known)] or [None]
+    """Raise UserError for a time limit that partition, QOS or account does not allow: the job would wait for ever."""
+    names, qos = partitions_of(profile, known), qos_of(profile)
+    chosen = [known[name] for name in names if name in known]
+    limit = max((queue.minutes(facts.get("MaxTime", "UNLIMITED")) for facts in chosen), default=float("inf"))
+    if place.minutes > limit and not accounting.may_exceed("PartitionTimeLimit", qos):
+        raise UserError(
+            f"--minutes={place.minutes} is above the {limit:.0f} of partition {','.join(names)}; give fewer"
+        )
     account = profile.account.lower() if profile.account else None
-    limit, whose = manager.longest_stay(account, profile.qos, None if others else qos)
+    limit, whose = manager.longest_stay(account, qos, [facts.get("QoS", "").lower() for facts in chosen])
     if place.minutes > limit and accounting.is_enforced("limits"):
         raise UserError(f"--minutes={place.minutes} is above the {limit:.0f} of {whose}; give fewer")
 

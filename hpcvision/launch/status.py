@@ -12,6 +12,8 @@ from hpcvision.launch.record import Record
 from hpcvision.rundir import Heartbeat, RunDir, read_journal
 
 QUIET_SECONDS = 180.0  # a heartbeat comes every 10 s, or after every step that takes longer
+# What submitit and our own scripts write into a log at the beginning of every stay.
+STAY_BEGINS = re.compile(r"Starting with JobEnvironment|^hpcvision: job \S+, start \d+$", re.MULTILINE)
 WAITS = {
     "Priority": "others go first",
     "Resources": "all fitting nodes are busy",
@@ -161,12 +163,14 @@ def why_it_waits(reason: str) -> str:
     limited = next((words for part, words in LIMITED.items() if part in word.lower()), "")
     if word in WAITS or not whose or not limited:
         return WAITS.get(word, reason or "in the queue")
-    if word.endswith("NotSatisfied"):
+    if word.startswith("QOSMin"):
         return f"it asks for too little, {whose} wants more {limited}; cancel it"
     if "PerJob" in word or "PerNode" in word:
         return f"it asks for more {limited} than {whose} allows; cancel it and ask for less"
     if "Submit" in word:
         return f"you have as many jobs in the queue as {whose} allows"
+    if "Minutes" in word and "RunMinutes" not in word:
+        return f"the computing time that {whose} allows is used up"
     return f"{whose} allows no more {limited} at a time"
 
 
@@ -175,7 +179,7 @@ def over(
 ) -> tuple[str, str]:
     """(state, sentence) of an unfinished run that no job of Slurm's trains now."""
     beats = heartbeat is not None and time.time() - heartbeat.time < QUIET_SECONDS
-    if beats and heartbeat and not heartbeat.job_id.startswith("slurm"):
+    if beats and heartbeat and (record is None or not heartbeat.job_id.startswith("slurm")):
         return "running", f"on {heartbeat.host}: {heartbeat.numbers}"
     on = "; hpcvision resume goes on from its last checkpoint"
     if job is not None and job.state in ENDS:  # what ranks wrote then is only that they have lost another one
@@ -202,7 +206,7 @@ def killed_rank(record: Record) -> str:
     That rank could write nothing itself, and what the others wrote is only that they have lost it.
     """
     try:
-        stay = Path(record.log).read_text(errors="replace").rpartition("Starting with JobEnvironment")[2]
+        stay = STAY_BEGINS.split(Path(record.log).read_text(errors="replace"))[-1]
     except OSError:
         return ""
     found = re.search(r"srun: error: (\S+): tasks? (\S+): (.+)", stay)

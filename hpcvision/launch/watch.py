@@ -48,10 +48,13 @@ def log_of(rundir: RunDir) -> Path:
         logs = [last.with_name(last.name.replace(f"{record.jobs[-1]}_", f"{job}_", 1)) for job in record.jobs]
         written = [path for path in logs if path.exists()]
         return written[-1] if written else logs[0]
+    if record:
+        raise UserError(
+            f"{rundir.folder.name}: the log of its job {record.jobs[-1]} is where sbatch was told to write it"
+        )
     logs = sorted(rundir.submissions.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        where = f"job {record.jobs[-1]} writes where sbatch was told" if record else "its log was the terminal"
-        raise UserError(f"{rundir.folder.name} was not submitted by hpcvision submit: {where}")
+        raise UserError(f"{rundir.folder.name} was not submitted by hpcvision submit: its log was the terminal")
     return logs[-1]
 
 

@@ -24,8 +24,10 @@ then export SLURM_JOB_END_TIME="$end"
 fi
 # Rank 0 makes this file when the run has stopped before its last step.
 export HPCVISION_AGAIN="$PWD/.hpcvision-again-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
-# For hpcvision logs.
+# For hpcvision logs and status.
 export HPCVISION_LOG="$(readlink "/proc/$$/fd/1")"
+unset SUBMITIT_EXECUTOR  # of a job that has submitted this one
+echo "hpcvision: job $me, start ${SLURM_RESTART_COUNT:-0}"
 
 srun --cpus-per-task=4 --kill-on-bad-exit=1 --wait=600 python -m hpcvision train addnist_cnn --runs /shared/runs
 

@@ -69,7 +69,7 @@ def test_doctor_needs_at_most_20_lines_and_20_seconds(cluster):
             'partition = "gpu"\nmax_array_size = 500',
             r"FAIL +arrays +the cluster takes 10 tasks; set max_array_size = 10",
         ),
-        ('partition = "gpu"\ntime_limit_minutes = 9999', r"FAIL +partition +--minutes=9999 is above the 1440"),
+        ('partition = "gpu"\ntime_limit_minutes = 9999', r"FAIL +time +--minutes=9999 is above the 1440"),
     ],
 )
 def test_doctor_names_what_is_wrong_and_how_to_mend_it_and_ends_with_2(cluster, line, found):

@@ -36,41 +36,46 @@ def association(account, limit, partition="", user=None):
 
 
 @pytest.mark.parametrize(
-    "account, qos, qos_of_partition, longest",
+    "account, qos, of_partitions, longest",
     [
-        ("lab", None, None, (60, "account lab")),
-        (None, None, None, (90, "account other")),
-        ("lab", "free", None, (60, "account lab")),
-        ("lab", None, "free", (60, "account lab")),
-        ("unknown", None, None, (float("inf"), "account unknown")),
+        ("lab", set(), [], (60, "account lab")),
+        (None, set(), ["n/a"], (90, "account other")),
+        ("lab", {"free"}, [], (60, "account lab")),
+        ("lab", set(), ["free"], (60, "account lab")),
+        ("unknown", set(), [], (float("inf"), "account unknown")),
     ],
 )
 def test_without_limits_of_a_qos_the_longest_stay_is_that_of_the_account(
-    account, qos, qos_of_partition, longest, slurm_says
+    account, qos, of_partitions, longest, slurm_says
 ):
     manager = slurm_says([association("lab", 60), association("other", 90), association("lab", 5, user="me2")])
-    assert manager.longest_stay(account, qos, qos_of_partition) == longest
+    assert manager.longest_stay(account, qos, of_partitions) == longest
 
 
 @pytest.mark.parametrize(
-    "qos, qos_of_partition, longest",
+    "qos, of_partitions, longest",
     [
-        ("short", None, (30, "qos short")),
-        ("free", None, (60, "account lab")),
-        (None, "short", (30, "qos short")),
-        ("long", "short", (600, "qos long")),  # the qos may have the flag that puts it first
-        (None, None, (float("inf"), "")),  # the job's default qos is not told
+        ({"short"}, [], (30, "qos short")),
+        ({"free"}, [], (60, "account lab")),
+        ({"short"}, ["short"], (30, "qos short")),
+        ({"free"}, ["short"], (30, "qos short")),
+        ({"long"}, ["short"], (600, "qos long")),  # the qos may have the flag that puts it first
+        ({"short"}, ["n/a", "long"], (600, "qos long")),  # the job may go to either partition
+        ({"short", "long"}, [], (600, "qos long")),  # and take either qos
+        ({"short", "free"}, [], (float("inf"), "")),
+        (set(), ["short"], (600, "qos long")),  # the job's default qos is not told
+        (set(), [], (float("inf"), "")),
     ],
 )
-def test_a_limit_of_a_qos_goes_before_that_of_the_account(qos, qos_of_partition, longest, slurm_says):
-    rules = [QOS.format(name=name, limit=limit) for name, limit in (("short", 30), ("long", 600), ("free", ""))]
-    manager = slurm_says([association("lab", 60), *rules])
-    assert manager.longest_stay("lab", qos, qos_of_partition) == longest
+def test_a_limit_of_a_qos_goes_before_that_of_the_account(qos, of_partitions, longest, slurm_says):
+    rules = [QOS.format(name=name, limit=limit) for name, limit in (("Short", 30), ("long", 600), ("free", ""))]
+    manager = slurm_says([association("Lab", 60), *rules])
+    assert manager.longest_stay("lab", qos, of_partitions) == longest
 
 
 def test_of_several_associations_of_one_account_the_longest_counts(slurm_says):
     manager = slurm_says([association("lab", 60, "gpu"), association("lab", 90, "big"), association("lab", 10, "test")])
-    assert manager.longest_stay("lab", None, None) == (90, "account lab")
+    assert manager.longest_stay("lab", set(), []) == (90, "account lab")
 
 
 @pytest.mark.parametrize(
@@ -88,5 +93,34 @@ def test_a_limit_that_slurm_does_not_look_at_refuses_no_job(enforced, refused, s
 
 def test_a_site_without_accounting_has_no_limits(slurm_says):
     manager = slurm_says(["slurm_load_assoc_mgr_info error: Slurm accounting storage is disabled"])
-    assert manager.longest_stay("lab", "any", None) == (float("inf"), "account lab")
+    assert manager.longest_stay("lab", {"any"}, []) == (float("inf"), "account lab")
     assert manager.of_accounts == {}
+
+
+def partition(**facts):
+    return {"gpu": {"TotalNodes": "4", "MaxTime": "01:00:00", "Default": "YES"} | facts}
+
+
+@pytest.mark.parametrize(
+    "allowed, qos, refused", [("Normal", "normal", False), ("normal", "a,Normal", False), ("a,b", "normal", True)]
+)
+def test_a_qos_is_the_same_in_capitals_and_one_of_several_is_enough(allowed, qos, refused):
+    arguments = Profile(qos=qos), Placement(1, 1, 0, 60), partition(AllowQos=allowed)
+    if refused:
+        with pytest.raises(queue.UserError, match="partition gpu does not take qos 'normal'; set qos to one of a, b"):
+            slurm.check_place(*arguments)
+    else:
+        slurm.check_place(*arguments)
+
+
+@pytest.mark.parametrize("flags, refused", [("DenyOnLimit", True), ("DenyOnLimit,PartitionMaxNodes", False)])
+def test_a_qos_that_may_exceed_the_nodes_of_a_partition_refuses_no_job(flags, refused, tmp_path, monkeypatch):
+    (tmp_path / "sacctmgr").write_text(f"#!/bin/sh\necho 'big|{flags}'\n")
+    (tmp_path / "sacctmgr").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    arguments = Profile(qos="Big"), Placement(2, 1, 0, 60), partition(MaxNodes="1")
+    if refused:
+        with pytest.raises(queue.UserError, match="--nodes=2 is above the 1 of partition gpu"):
+            slurm.check_place(*arguments)
+    else:
+        slurm.check_place(*arguments)

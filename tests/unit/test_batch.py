@@ -100,7 +100,7 @@ def test_temporary_files_of_a_job_go_to_the_nodes_own_folder(tmp_path):
         "PYTHON": sys.executable,
     }
     done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
-    assert done.stdout == f"{tmp_path}/me/it\n", done.stderr
+    assert done.stdout.splitlines()[-1] == f"{tmp_path}/me/it", done.stderr
 
 
 def test_a_script_that_is_written_away_from_the_cluster_names_what_is_there(tmp_path, monkeypatch, capsys):

@@ -65,6 +65,19 @@ def test_the_torch_is_that_of_the_nodes_environment_after_the_lines_of_setup(tmp
     assert torch.capabilities == [60, 90]
 
 
+@pytest.mark.parametrize("line", ["exit 0", "python() { printf '\\351\\n'; }"])
+def test_lines_of_setup_that_end_the_shell_or_take_python_s_place_are_a_fail(line):
+    found, torch = setup_lines(Profile(setup=(line,), python="python"))
+    assert (found.verdict, torch) == ("FAIL", None)
+    assert found.words == "python was not reached; a line of setup in the profile ends the shell"
+
+
+def test_no_card_is_asked_for_when_there_is_no_time_for_the_answer():
+    with queue.answers_by(time.monotonic() + 3, each=6):
+        found = driver(Profile(gpus_per_node=1), Placement(1, 1, 1, 60), Torch("13.0", "sm_90"))
+    assert (found.verdict, found.words[:34]) == ("WARN", "no time left to ask for a card; lo")
+
+
 def test_lines_of_setup_that_hang_are_given_up_with_all_that_they_started(monkeypatch):
     monkeypatch.setattr(hardware, "SETUP_SECONDS", 1.0)
     began = time.monotonic()
@@ -182,7 +195,7 @@ def test_a_cluster_profile_on_a_machine_without_slurm_is_a_fail_and_no_crash(tmp
             "srun: job 3 queued and waiting\nsrun: error: Unable to allocate resources: Requested nodes are busy",
             "12.6",
             "WARN",
-            "no card was free within 5 s; look with: srun --gres=gpu:1 nvidia-smi",
+            "no card was free within 4 s; look with: srun --gres=gpu:1 nvidia-smi",
         ),
         (
             "slurmstepd-node0: error: execve(): nvidia-smi: No such file\nsrun: error: node0: Exited with exit code 2",
@@ -195,7 +208,8 @@ def test_a_cluster_profile_on_a_machine_without_slurm_is_a_fail_and_no_crash(tmp
 def test_a_cards_driver_is_compared_with_the_cuda_of_the_installed_torch(answer, cuda, verdict, words, monkeypatch):
     asked = []
 
-    def fake_srun(*command):
+    def fake_srun(*command, each):
+        assert each > 4
         asked.extend(command)
         failed = "srun" in answer
         return subprocess.CompletedProcess(command, int(failed), "" if failed else answer, answer if failed else "")
@@ -203,4 +217,4 @@ def test_a_cards_driver_is_compared_with_the_cuda_of_the_installed_torch(answer,
     monkeypatch.setattr(queue, "ask", fake_srun)
     found = driver(Profile(gpus_per_node=4, partition="gpu"), Placement(2, 4, 4, 60), Torch(cuda, "sm_90"))
     assert (found.verdict, found.words[: len(words)]) == (verdict, words)
-    assert {"srun", "--immediate=5", "--gres=gpu:1", "--nodes=1", "--partition=gpu", "--time=1"} <= set(asked)
+    assert {"srun", "--immediate=4", "--gres=gpu:1", "--nodes=1", "--partition=gpu", "--time=1"} <= set(asked)

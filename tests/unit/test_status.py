@@ -46,7 +46,9 @@ def job(state, **more):
         ("QOSMaxSubmitJobPerUserLimit", "you have as many jobs in the queue as the qos allows"),
         ("QOSMaxGRESPerUser", "the qos allows no more GPUs at a time"),
         ("QOSMaxGRESPerJob", "it asks for more GPUs than the qos allows; cancel it and ask for less"),
-        ("AssocGrpGRESMinutes", "your account allows no more computing time at a time"),
+        ("AssocGrpGRESMinutes", "the computing time that your account allows is used up"),
+        ("AssocGrpGRESRunMinutes", "your account allows no more computing time at a time"),
+        ("QOSMinGRES", "it asks for too little, the qos wants more GPUs; cancel it"),
         ("QOSMinCpuNotSatisfied", "it asks for too little, the qos wants more cores; cancel it"),
         ("AssocGrpMemLimit", "your account allows no more memory at a time"),
         ("JobArrayTaskLimit", "as many tasks of its array run as may at once"),
@@ -130,6 +132,25 @@ def test_a_rank_that_a_signal_ended_is_named_and_not_the_one_that_lost_it(run, t
     )
 
 
+def test_an_earlier_stay_of_a_script_s_log_is_not_blamed(run, tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "hpcvision: job 7, start 0\nsrun: error: node0: task 0: Terminated\nhpcvision: job 7, start 1\nstep 10\n"
+    )
+    run.failure.write_text("rank 0: the loss is not finite\n")
+    record = Record("", ["7"], str(log), "now", {})
+    assert status_of(run, record, job("FAILED")).words == "rank 0: the loss is not finite"
+    log.write_text(log.read_text() + "srun: error: node0: task 1: Killed\n")
+    assert status_of(run, record, job("FAILED")).words.startswith("rank 1 on node0 was ended by the system")
+
+
+def test_a_run_whose_job_nobody_could_write_down_runs_as_long_as_its_heart_beats(run):
+    beat(run, seconds_ago=5)
+    assert status_of(run, None, {}).state == "running"
+    beat(run, seconds_ago=600)
+    assert status_of(run, None, {}).state == "stopped"
+
+
 def test_words_with_brackets_are_shown_as_they_are(run, capsys):
     run.failure.write_text("rank 0: RuntimeError: [/__w/gloo/pair.cc:545] Read error [10.77.0.12]:38628\n")
     print_statuses([status_of(run, RECORD, job("FAILED"))])
@@ -188,7 +209,9 @@ def test_a_newer_job_of_sbatch_joins_those_that_submit_has_written_down(run):
     assert (record.cluster, record.jobs, record.place, record.log) == ("site", ["3", "7"], {"nodes": 2}, "")
     jobs = {"3": queue.Job("TIMEOUT"), "7": queue.Job("RUNNING", nodes="node3")}
     assert status_of(run, record, jobs).job == "7"
-    with pytest.raises(UserError, match="job 7 writes where sbatch was told"):
+    run.submissions.mkdir()
+    (run.submissions / "3_0_log.out").touch()
+    with pytest.raises(UserError, match="the log of its job 7 is where sbatch was told to write it"):
         log_of(run)
 
 
