@@ -164,7 +164,7 @@ def check_place(profile: Profile, place: Placement, known: dict[str, dict[str, s
         raise UserError(f"partition {name} does not take account {account!r}{which}; set account to one of {choices}")
     taken = {word.lower() for facts in chosen for word in facts.get("AllowQos", "ALL").split(",")}
     wanted = qos_of(profile)
-    if wanted and not taken & {"all", "n/a", *wanted}:
+    if wanted and not taken & {"all", "n/a", *wanted} and accounting.is_enforced("qos"):
         choices = ", ".join(sorted(taken))
         raise UserError(f"partition {name} does not take qos {profile.qos!r}; set qos to one of {choices}")
     nodes = max(most_nodes(facts) for facts in chosen)

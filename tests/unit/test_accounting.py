@@ -102,9 +102,16 @@ def partition(**facts):
 
 
 @pytest.mark.parametrize(
-    "allowed, qos, refused", [("Normal", "normal", False), ("normal", "a,Normal", False), ("a,b", "normal", True)]
+    "allowed, qos, enforced, refused",
+    [
+        ("Normal", "normal", "qos", False),
+        ("normal", "a,Normal", "qos", False),
+        ("a,b", "normal", "qos", True),
+        ("a,b", "normal", "limits", False),
+    ],
 )
-def test_a_qos_is_the_same_in_capitals_and_one_of_several_is_enough(allowed, qos, refused):
+def test_a_qos_is_the_same_in_capitals_and_one_of_several_is_enough(allowed, qos, enforced, refused, slurm_says):
+    slurm_says([], enforced)
     arguments = Profile(qos=qos), Placement(1, 1, 0, 60), partition(AllowQos=allowed)
     if refused:
         with pytest.raises(queue.UserError, match="partition gpu does not take qos 'normal'; set qos to one of a, b"):
