@@ -46,7 +46,7 @@ class Profile(Frozen):
     setup: tuple[str, ...] = ()
     """Lines of the batch script before the command: modules, activation of the environment."""
     python: str | None = None
-    """Python on the nodes as their shell reads it, such as $HOME/env/bin/python; where it is not the one that submits."""
+    """Python on the nodes, as their shell reads it, where it is not the one that submits."""
     torch_index: str | None = None
     """Address of the wheels of torch for the site's driver and cards, for pip's --index-url; none is PyPI."""
     shared_folder: Path | None = None
