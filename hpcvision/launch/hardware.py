@@ -94,9 +94,10 @@ def setup_lines(profile: Profile) -> tuple[Finding, Torch | None]:
 
 
 def reinstall(profile: Profile) -> str:
-    """The command that installs a torch for the site's cards."""
-    index = profile.torch_index or "https://download.pytorch.org/whl/cu126"
-    return f"pip install --index-url {index} torch torchvision"
+    """How to get a torch for the site's cards: where its wheels are is the site's matter, so the profile's."""
+    if profile.torch_index:
+        return f"pip install -i {profile.torch_index} torch torchvision"
+    return "take the command for an older CUDA from pytorch.org/get-started, and keep its address as torch_index"
 
 
 def graphics_cards(profile: Profile, torch: Torch | None) -> Iterator[Finding]:

@@ -48,7 +48,7 @@ class Profile(Frozen):
     python: str | None = None
     """Python on the nodes, as their shell reads it, where it is not the one that submits."""
     torch_index: str | None = None
-    """Address of the wheels of torch for the site's driver and cards, for pip's --index-url; none is PyPI."""
+    """Address of the wheels of torch for the site's driver and cards, as pip's -i takes it; none is PyPI."""
     shared_folder: Path | None = None
     """A large folder that login node and nodes share, for runs and data."""
     node_folder: str | None = None
