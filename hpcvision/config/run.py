@@ -24,6 +24,7 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 ADDED_LATER = {
     ("train", "batch_norm"): "per_process",
     ("train", "cuda_graph"): True,
+    ("task", "cutmix_probability"): 0.0,
     ("task", "prediction"): "epsilon",
     ("task", "min_snr_gamma"): None,
     ("task", "sigma_data"): 0.5,

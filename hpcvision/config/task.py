@@ -16,6 +16,8 @@ class ClassifyConfig(Frozen):
     kind: Literal["classify"] = "classify"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Probability mass spread evenly over all classes."""
+    cutmix_probability: float = Field(0.0, ge=0, le=1)
+    """Share of the training images in which a rectangle and as much of the label are another image's (CutMix)."""
 
 
 class DiffuseConfig(Frozen):

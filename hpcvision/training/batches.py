@@ -51,17 +51,19 @@ class Batches:
         """SHA-256 over the images and labels of a split."""
         return data.sha256_of(self.split(split))
 
-    def draw(self, step: int) -> dict[str, torch.Tensor]:
+    def draw(self, step: int, following: int = 0) -> dict[str, torch.Tensor]:
         """Which images this rank sees at `step`, and the random numbers of their augmentation.
 
+        following: so many more, from where its rows of the global batch end; behind the last row comes the first.
         Drawn on the CPU, so that every kind of device sees the same; a few numbers per image.
         """
         config, size = self.config, self.config.train.global_batch_size
         numbers = uniforms(config.data.augmentation, size, 3, generator(config.seed, "augment", step))
         indices = batch_indices(config.seed, step, size, len(self.split("train").labels))
+        rows = torch.arange(self.rows.start, self.rows.stop + following) % size
         return {
-            "indices": indices[self.rows],
-            "augmentation": numbers[self.rows],
+            "indices": indices[rows],
+            "augmentation": numbers[rows],
         }
 
     def local(self, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,8 +79,11 @@ class Batches:
         last = self.config.train.channels_last
         return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
-    def inputs(self, step: int, count: int) -> torch.Tensor:
-        """The first images of a step, back in [0, 1]."""
-        images, _ = self.local({name: values.to(self.rank.device) for name, values in self.draw(step).items()})
+    def to_device(self, drawn: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What was drawn, on the device; it may wait."""
+        return {name: values.to(self.rank.device) for name, values in drawn.items()}
+
+    def picture(self, images: torch.Tensor) -> torch.Tensor:
+        """Images as the network reads them, back in [0, 1]."""
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
-        return (images[:count] * std + mean).clamp(0, 1)
+        return (images * std + mean).clamp(0, 1)

@@ -19,6 +19,7 @@ from hpcvision import data, diffusion
 from hpcvision.config import ClassifyConfig, DiffuseConfig, RunConfig
 from hpcvision.config.run import Precision, Weights
 from hpcvision.data.augment import normalise
+from hpcvision.data.cutmix import UNIFORMS_PER_IMAGE, cutmix, rectangles
 from hpcvision.distributed import Rank
 from hpcvision.metrics import accuracy
 from hpcvision.seeding import generator
@@ -87,16 +88,37 @@ class Classify:
         self.config = config
         self.rank = rank
         self.precision = precision
-        self.smoothing = config.task.label_smoothing
+        self.task = config.task
         self.batches = Batches(config, rank)
-        self.inputs, self.draw = self.batches.inputs, self.batches.draw
+
+    def draw(self, step: int) -> dict[str, torch.Tensor]:
+        """For CutMix also the rectangles' random numbers, and one image more, of which the last one gets a part."""
+        if not self.task.cutmix_probability:
+            return self.batches.draw(step)
+        size = self.config.train.global_batch_size
+        uniform = torch.rand(size, UNIFORMS_PER_IMAGE, generator=generator(self.config.seed, "cutmix", step))
+        return self.batches.draw(step, following=1) | {"cutmix": uniform[self.batches.rows]}
+
+    def shown(self, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images, (b,) classes, of a mixed image the one with the larger part, and what the loss is taken to."""
+        images, labels = self.batches.local(drawn)
+        if "cutmix" not in drawn:
+            return images, labels, labels
+        replaced = rectangles(drawn["cutmix"], self.task.cutmix_probability, self.config.model.image_size)
+        images, shares = cutmix(images, labels, replaced, self.config.model.num_classes)
+        return self.batches.layout(images), shares.argmax(1), shares
+
+    def inputs(self, step: int, count: int) -> torch.Tensor:
+        """The first images of a step."""
+        images, _, _ = self.shown(self.batches.to_device(self.draw(step)))
+        return self.batches.picture(images[:count])
 
     def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy with label smoothing; sums: loss, correct, count."""
-        images, labels = self.batches.local(drawn)
+        images, labels, targets = self.shown(drawn)
         with autocast(self.precision, self.rank.device):
             logits = model(images)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=self.task.label_smoothing)
         correct = (logits.detach().argmax(1) == labels).sum()
         count = torch.full((), len(labels), device=labels.device, dtype=torch.float64)
         return loss, torch.stack([loss.detach().double() * len(labels), correct.double(), count])
@@ -158,7 +180,6 @@ class Diffuse:
         self.rank = rank
         self.precision = precision
         self.batches = Batches(config, rank)
-        self.inputs = self.batches.inputs
         self.generator = Generator(config, rank, precision)
         rows = config.sample.interpolation_pairs * config.sample.interpolation_points
         self.images_to_draw = (2 if config.ema.beta else 1) * config.sample.images + 2.0 * rows
@@ -180,6 +201,11 @@ class Diffuse:
             "label_uniform": torch.rand(size, generator=stream)[rows],
             "noise": torch.randn(size, 3, side, side, generator=stream)[rows],
         }
+
+    def inputs(self, step: int, count: int) -> torch.Tensor:
+        """The first images of a step, without noise."""
+        images, _ = self.batches.local(self.batches.to_device(self.draw(step)))
+        return self.batches.picture(images[:count])
 
     def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared error of the prediction; sums: loss, count."""

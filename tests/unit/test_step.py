@@ -31,6 +31,7 @@ CASES = {
             "optim.gradient_clip": 1.0,
             "optim.schedule": "one_cycle",
             "task.label_smoothing": 0.1,
+            "task.cutmix_probability": 0.5,
             "ema.every": 3,
             "data.augmentation.blur_probability": 0.5,
             "data.augmentation.erasing_probability": 0.5,
