@@ -16,6 +16,7 @@ VARIANTS = {
     "label smoothing 0.1": {"task.label_smoothing": 0.1},
     "weight decay 1e-3": {"optim.weight_decay": 1e-3},
     "erasing a quarter of the images": {"data.augmentation.erasing_probability": 0.25},
+    "CutMix of half of the images": {"task.cutmix_probability": 0.5},
     "no label smoothing": {"task.label_smoothing": 0.0},
     "no augmentation": {"data.augmentation.crop_padding": 0, "data.augmentation.flip": False},
 }

@@ -72,7 +72,8 @@ def ask(*command: str, words: str | None = None, each: float | None = None) -> s
             process.wait(0.5)
         process.kill()
         process.wait()  # not for its output, which a child of a site's own wrapper may still hold
-        raise NoAnswer(f"{command[0]} has not answered for {error.timeout:.0f} s; try again later") from None
+        waited = f"for {error.timeout:.0f} s" if error.timeout >= 1 else "in the time that was left"
+        raise NoAnswer(f"{command[0]} has not answered {waited}; try again later") from None
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
