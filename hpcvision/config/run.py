@@ -24,6 +24,9 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 ADDED_LATER = {
     ("train", "batch_norm"): "per_process",
     ("train", "cuda_graph"): True,
+    ("optim", "muon_learning_rate"): 0.02,
+    ("optim", "muon_momentum"): 0.95,
+    ("optim", "muon_weight_decay"): 0.1,
     ("task", "cutmix_probability"): 0.0,
     ("task", "prediction"): "epsilon",
     ("task", "min_snr_gamma"): None,
@@ -78,8 +81,8 @@ class TrainConfig(Frozen):
 class OptimConfig(Frozen):
     """The optimiser and its learning rate over time."""
 
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    """adamw with weight_decay=0 is Adam."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
+    """adamw with weight_decay=0 is Adam; muon trains the weights between first and last layer, sgd the rest."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -88,6 +91,12 @@ class OptimConfig(Frozen):
     """SGD: Nesterov's form of momentum."""
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """AdamW: decay rates of the first and second moment."""
+    muon_learning_rate: float = Field(0.02, gt=0)
+    """Muon: its peak learning rate, on the same schedule; `learning_rate` and what else sgd has are for the others."""
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    """Muon: momentum, in Nesterov's form."""
+    muon_weight_decay: float = Field(0.1, ge=0)
+    """Muon: weight decay."""
     weight_decay: float = Field(0.0, ge=0)
     """On convolution and linear weights only, never on biases or normalisation."""
     schedule: Literal["constant", "step_decay", "cosine", "one_cycle"] = "constant"

@@ -1,6 +1,8 @@
 """The optimiser and the learning rate at every step."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,19 +33,88 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module, rate: torch.Tensor | float) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay acts on matrices and filters only, not on biases, norms and other vectors.
+    """SGD, AdamW, or Muon beside SGD; weight decay acts on matrices and filters only, not on biases and norms.
 
     rate: the learning rate, as a 0-dim float32 tensor on the model's device whose value the caller changes: a CUDA
     graph reads it at every replay. Only torch's fused optimisers take one without waiting for the device.
     """
-    parameters = list(model.parameters())
+    hidden = hidden_weights(model) if config.optimizer == "muon" else []
+    taken = set(map(id, hidden))
+    parameters = [parameter for parameter in model.parameters() if id(parameter) not in taken]
     on_gpu = any(parameter.is_cuda for parameter in parameters)
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if config.optimizer == "sgd":
+    if config.optimizer in ("sgd", "muon"):
         nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True)
+        sgd = torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True)
+        return MuonBesideSgd(config, hidden, sgd) if hidden else sgd
     return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True, capturable=on_gpu)
+
+
+def hidden_weights(model: nn.Module) -> list[torch.Tensor]:
+    """What Muon is for: weights of linear layers and of convolutions that mix channels, but the first and the last."""
+    weights: list[torch.Tensor] = [
+        layer.weight
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    ]
+    return weights[1:-1]
+
+
+class MuonBesideSgd(torch.optim.Optimizer):
+    """torch.optim.Muon (Jordan et al. 2024) for hidden weights, each as a matrix of its outputs, and SGD for the rest.
+
+    Its learning rate is a number on the host, so on CUDA a step waits for the device and cannot be recorded.
+    """
+
+    def __init__(self, config: OptimConfig, hidden: list[torch.Tensor], sgd: torch.optim.SGD) -> None:
+        # All of them are here as well, for the gradients' scaling, clipping and clearing.
+        super().__init__(
+            [{"params": hidden}, *({"params": group["params"]} for group in sgd.param_groups)], {"lr": 0.0}
+        )
+        self.rates_ratio = config.muon_learning_rate / config.learning_rate
+        self.hidden, self.sgd = hidden, sgd
+        # The same memory in two dimensions; torch's Muon takes no others.
+        self.matrices = [nn.Parameter(as_matrix(weight.detach(), like=weight)) for weight in hidden]
+        self.muon = torch.optim.Muon(
+            self.matrices, weight_decay=config.muon_weight_decay, momentum=config.muon_momentum
+        )
+        for group in self.param_groups:
+            group["lr"] = sgd.param_groups[0]["lr"]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Both steps, at the learning rate of the first group."""
+        assert closure is None, "no closure is used here"
+        rate = self.param_groups[0]["lr"]
+        for group in self.sgd.param_groups:
+            group["lr"] = rate
+        self.muon.param_groups[0]["lr"] = self.rates_ratio * float(rate)
+        for matrix, weight in zip(self.matrices, self.hidden, strict=True):
+            matrix.grad = as_matrix(weight.grad, like=weight)  # type: ignore[arg-type]
+        self.muon.step()
+        self.sgd.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the state of both under `state`."""
+        return super().state_dict() | {
+            "state": {name: part.state_dict()["state"] for name, part in self.parts().items()}
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of `state_dict`."""
+        for name, part in self.parts().items():
+            part.load_state_dict(part.state_dict() | {"state": state_dict["state"][name]})
+
+    def parts(self) -> dict[str, torch.optim.Optimizer]:
+        """The two optimisers."""
+        return {"muon": self.muon, "sgd": self.sgd}
+
+
+def as_matrix(values: torch.Tensor, *, like: torch.Tensor) -> torch.Tensor:
+    """A weight, or its gradient, as (outputs, all else), without a copy of the weight; its columns in any order."""
+    if like.ndim == 4 and not like.is_contiguous():  # channels_last
+        values = values.permute(0, 2, 3, 1)
+    return values.flatten(1)

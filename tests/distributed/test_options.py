@@ -78,18 +78,38 @@ def test_half_precision_stays_near_fp32_and_keeps_fp32_weights(tmp_path, kind):
     assert all(values.dtype == np.float32 for values in half[2].values())
 
 
-def test_a_stopped_fp16_run_goes_on_with_its_loss_scale(tmp_path):
-    undisturbed, _, weights = trained(tmp_path, "whole", train__precision="fp16")
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_stopped_run_goes_on_with_its_optimiser_and_its_loss_scale(tmp_path, kind, optimizer):
+    changes = {"train__precision": kind, "optim__optimizer": optimizer, "optim__gradient_clip": 1.0}
+    undisturbed, _, weights = trained(tmp_path, "whole", task__cutmix_probability=0.5, **changes)
     again = RunDir(tmp_path / "again" / undisturbed.folder.name)
     shutil.copytree(undisturbed.folder, again.folder)
     again.previous_checkpoint.replace(again.checkpoint)  # of step 3
     lines = again.log.read_text().splitlines(keepends=True)
     again.log.write_text("".join(line for line in lines if '"finished"' not in line))
-    assert torch.load(again.checkpoint, weights_only=True)["scaler"]["scale"] > 1
+    if kind == "fp16":
+        assert torch.load(again.checkpoint, weights_only=True)["scaler"]["scale"] > 1
     assert TrainJob(str(again.folder))()["finished"]
     with h5py.File(again.results) as file:
         assert distance(weights, {key: item[:] for key, item in file["weights/raw"].items()}) == 0
         assert file["ledger/to_step"][-1] == 6
+
+
+def test_muon_moves_hidden_weights_by_its_own_rate_and_others_by_sgds(tmp_path):
+    start, sgd, muon, slow = (
+        trained(tmp_path, name, train__steps=1, **changes)[2]
+        for name, changes in {
+            "start": {"optim__learning_rate": 1e-12},
+            "sgd": {},
+            "muon": {"optim__optimizer": "muon", "optim__muon_weight_decay": 0},
+            "slow": {"optim__optimizer": "muon", "optim__muon_weight_decay": 0, "optim__muon_learning_rate": 0.01},
+        }.items()
+    )
+    hidden = {key for key in sgd if distance({key: sgd[key]}, muon)}
+    assert 0 < len(hidden) < len(sgd), "the others take the same step as with SGD alone"
+    for key in hidden:
+        np.testing.assert_allclose(muon[key] - start[key], 2 * (slow[key] - start[key]), atol=1e-5)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: apt-get install g++")

@@ -51,6 +51,7 @@ OTHER_VALUES = {
     "train.precision": "bf16",
     "train.batch_norm": "synchronized",
     "optim.optimizer": "sgd",
+    "optim.muon_learning_rate": 0.05,
     "optim.betas": [0.8, 0.999],
     "optim.schedule": "cosine",
     "optim.gradient_clip": 1.0,
@@ -238,6 +239,9 @@ def test_the_fingerprint_is_the_sha256_of_the_sorted_settings_without_name_and_c
     # Fields that came later, at the value that changes nothing.
     assert settings["train"].pop("batch_norm") == "per_process"
     assert settings["train"].pop("cuda_graph") is True
+    assert settings["optim"].pop("muon_learning_rate") == 0.02
+    assert settings["optim"].pop("muon_momentum") == 0.95
+    assert settings["optim"].pop("muon_weight_decay") == 0.1
     assert settings["task"].pop("prediction") == "epsilon"
     assert settings["task"].pop("min_snr_gamma") is None
     assert settings["task"].pop("sigma_data") == 0.5

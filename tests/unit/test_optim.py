@@ -129,3 +129,103 @@ def test_a_new_learning_rate_reaches_every_parameter():
     made.step()
     for old, new in zip(before, model.parameters(), strict=True):
         torch.testing.assert_close(new, old - 0.125)
+
+
+def small_network():
+    """First, filters per channel, hidden 3x3, hidden 1x1, hidden linear, last."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.Conv2d(6, 6, 3, groups=6),
+        nn.Conv2d(6, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 4, 1),
+        nn.Flatten(),
+        nn.Linear(16, 12),
+        nn.Linear(12, 5),
+    )
+
+
+def gradients(model, step):
+    """Any; the same for the same step and shapes."""
+    stream = torch.Generator().manual_seed(step)
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=stream))
+
+
+MUON = OptimConfig(
+    optimizer="muon", learning_rate=0.1, weight_decay=0.01, muon_learning_rate=0.03, muon_momentum=0.8,
+    muon_weight_decay=0.2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_is_torchs_on_the_hidden_weights_as_matrices_and_sgd_on_all_else(memory_format):
+    ours = small_network().to(memory_format=memory_format)
+    reference = {name: values.detach().clone() for name, values in small_network().named_parameters()}
+    hidden = {name: nn.Parameter(reference[name].reshape(len(reference[name]), -1)) for name in HIDDEN}
+    rest = {name: nn.Parameter(values) for name, values in reference.items() if name not in HIDDEN}
+    rate = torch.tensor(0.1)
+    made = build_optimizer(MUON, ours, rate)
+    muon = torch.optim.Muon(hidden.values(), weight_decay=0.2, momentum=0.8)
+    decayed = [p for p in rest.values() if p.ndim > 1]
+    sgd = torch.optim.SGD(
+        [
+            {"params": decayed, "weight_decay": 0.01},
+            {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0},
+        ],
+        momentum=0.9,
+        nesterov=True,
+    )
+    for step in range(4):
+        rate.fill_(0.1 / (step + 1))
+        gradients(ours, step)
+        for name, parameter in ours.named_parameters():
+            (hidden if name in HIDDEN else rest)[name].grad = (
+                parameter.grad.reshape(len(parameter), -1) if name in HIDDEN else parameter.grad.clone()
+            )
+        made.step()
+        for group in muon.param_groups:
+            group["lr"] = 0.03 / (step + 1)
+        for group in sgd.param_groups:
+            group["lr"] = 0.1 / (step + 1)
+        muon.step()
+        sgd.step()
+    before = dict(small_network().named_parameters())
+    for name, parameter in ours.named_parameters():
+        expected = (hidden if name in HIDDEN else rest)[name].view(parameter.shape)
+        # torch's Muon computes in bfloat16, whose sums depend on the order of a matrix's columns.
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=2e-3 if name in HIDDEN else 1e-6)
+        assert (parameter - before[name]).abs().max() > 0.01, "it has moved far more"
+
+
+HIDDEN = ("2.weight", "4.weight", "6.weight")
+
+
+def test_muon_goes_on_from_its_stored_state_as_if_it_had_not_stopped():
+    def run(model, optimizer, steps):
+        for step in steps:
+            gradients(model, step)
+            optimizer.step()
+
+    whole = small_network()
+    run(whole, build_optimizer(MUON, whole, 0.1), range(6))
+    model = small_network()
+    first = build_optimizer(MUON, model, 0.1)
+    run(model, first, range(3))
+    stored = copy.deepcopy(first.state_dict()["state"])
+    rest = build_optimizer(MUON, model, 0.1)
+    rest.load_state_dict(rest.state_dict() | {"state": stored})
+    run(model, rest, range(3, 6))
+    for expected, found in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_with_muon_every_parameter_is_cleared_and_optimised_exactly_once():
+    model = build_model(BabyMobileNetConfig(width=0.1))
+    made = build_optimizer(OptimConfig(optimizer="muon"), model, 0.1)
+    held = [p for group in made.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+    gradients(model, 0)
+    made.zero_grad(set_to_none=True)
+    assert all(p.grad is None for p in model.parameters())
