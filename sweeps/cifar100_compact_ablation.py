@@ -1,7 +1,7 @@
-"""What the recipe of `cifar100_compact` owes to its parts, and whether more regularisation helps, after 2,000 steps.
+"""What the recipe of `cifar100_compact` owes to its parts, after 2,000 steps.
 
-Its run of 10,000 steps ends with 79 % of the varied training images right and 66 % of the test images. Chosen by the
-validation split. A short run learns little by heart, so what this says against regularisation holds for short runs.
+Chosen by the validation split. A short run learns little by heart, so what this says against regularisation holds for
+short runs: of 4,000 steps CutMix costs 0.7 points with SGD, see LOG.md.
 """
 
 BASE = "cifar100_compact"
@@ -13,11 +13,12 @@ FIXED = {
 }
 VARIANTS = {
     "whole recipe": {},
-    "label smoothing 0.1": {"task.label_smoothing": 0.1},
-    "weight decay 1e-3": {"optim.weight_decay": 1e-3},
-    "erasing a quarter of the images": {"data.augmentation.erasing_probability": 0.25},
-    "CutMix of half of the images": {"task.cutmix_probability": 0.5},
+    "SGD for all weights": {"optim.optimizer": "sgd"},
+    "no CutMix": {"task.cutmix_probability": 0.0},
+    "neither Muon nor CutMix": {"optim.optimizer": "sgd", "task.cutmix_probability": 0.0},
+    "CutMix of all images": {"task.cutmix_probability": 1.0},
+    "Muon at half the rate": {"optim.muon_learning_rate": 0.01},
     "no label smoothing": {"task.label_smoothing": 0.0},
-    "no augmentation": {"data.augmentation.crop_padding": 0, "data.augmentation.flip": False},
+    "no crop, no mirror": {"data.augmentation.crop_padding": 0, "data.augmentation.flip": False},
 }
 OBJECTIVE = "accuracy"

@@ -19,6 +19,9 @@ BatchNorm = Literal["per_process", "synchronized"]
 Weights = Literal["raw", "ema"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
+# Whose layers are made in the order in which they run, so that the first and the last, which are not Muon's, are known.
+MUON_MODELS = ("addnist_cnn", "baby_mobilenet", "compact_net")
+
 # Fields that came after runs had been made, with the value that is what those runs did. At that value a field is left
 # out of the fingerprint, so that a new field renames no run of the past.
 ADDED_LATER = {
@@ -96,7 +99,7 @@ class OptimConfig(Frozen):
     muon_momentum: float = Field(0.95, ge=0, lt=1)
     """Muon: momentum, in Nesterov's form."""
     muon_weight_decay: float = Field(0.1, ge=0)
-    """Muon: weight decay."""
+    """Muon: share of its weights that a step takes off, times its learning rate; `weight_decay` is for the others."""
     weight_decay: float = Field(0.0, ge=0)
     """On convolution and linear weights only, never on biases or normalisation."""
     schedule: Literal["constant", "step_decay", "cosine", "one_cycle"] = "constant"
@@ -172,6 +175,18 @@ class RunConfig(Frozen):
             raise ValueError(f"data.source=synthetic draws {SYNTHETIC_SHAPES} (side, classes), not {shape}")
         if self.data.augmentation.flip and shape == SOURCE_SHAPES["addnist"]:
             raise ValueError("data.augmentation.flip=true would mirror digits; AddNIST gets no flip")
+        if self.task.kind == "classify" and self.task.cutmix_probability:
+            if shape == SOURCE_SHAPES["addnist"]:
+                raise ValueError("task.cutmix_probability would mix digits, whose sum is then another; AddNIST gets 0")
+            if self.train.global_batch_size == 1:
+                raise ValueError(
+                    "task.cutmix_probability needs train.global_batch_size of 2 or more, to mix two images"
+                )
+        if self.optim.optimizer == "muon" and self.model.kind not in MUON_MODELS:
+            raise ValueError(
+                f"optim.optimizer=muon is not for model.kind={self.model.kind}, only for {', '.join(MUON_MODELS)}; "
+                "choose sgd or adamw"
+            )
         if self.task.kind == "diffuse":
             check_sampling(self.task, self.sample)
         if self.ema.headline == "ema" and self.ema.beta == 0:

@@ -18,7 +18,11 @@ TRAIN_COLUMNS = {
     "learning_rate": ("f4", "learning rate of the last step", ""),
     "seconds": ("f8", "training time so far over all stays", "s"),
     "images_per_second": ("f4", "training images per second since the last point, all processes together", "1/s"),
-    "accuracy": ("f4", "training accuracy, mean since the last point, with augmentation", "fraction"),
+    "accuracy": (
+        "f4",
+        "training accuracy, mean since the last point, with augmentation; of two images mixed, the larger part counts",
+        "fraction",
+    ),
 }
 LOWER_IS_BETTER = ("fid", "frechet", "kernel_distance", "seconds_per_image")  # beginnings of names
 

@@ -50,12 +50,15 @@ def build_optimizer(config: OptimConfig, model: nn.Module, rate: torch.Tensor | 
     if config.optimizer in ("sgd", "muon"):
         nesterov = config.nesterov and config.momentum > 0
         sgd = torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True)
-        return MuonBesideSgd(config, hidden, sgd) if hidden else sgd
+        return MuonBesideSgd(config, hidden, sgd) if config.optimizer == "muon" else sgd
     return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True, capturable=on_gpu)
 
 
 def hidden_weights(model: nn.Module) -> list[torch.Tensor]:
-    """What Muon is for: weights of linear layers and of convolutions that mix channels, but the first and the last."""
+    """What Muon is for: weights of linear layers and of convolutions that mix channels, but the first and the last.
+
+    Of a model that makes its layers in the order in which it runs them, as those of `MUON_MODELS` do.
+    """
     weights: list[torch.Tensor] = [
         layer.weight
         for layer in model.modules()
@@ -67,41 +70,52 @@ def hidden_weights(model: nn.Module) -> list[torch.Tensor]:
 class MuonBesideSgd(torch.optim.Optimizer):
     """torch.optim.Muon (Jordan et al. 2024) for hidden weights, each as a matrix of its outputs, and SGD for the rest.
 
-    Its learning rate is a number on the host, so on CUDA a step waits for the device and cannot be recorded.
+    Muon's matrix products are in bfloat16 on every device: another order of summation changes a step by up to 1 %.
     """
 
     def __init__(self, config: OptimConfig, hidden: list[torch.Tensor], sgd: torch.optim.SGD) -> None:
         # All of them are here as well, for the gradients' scaling, clipping and clearing.
         super().__init__(
-            [{"params": hidden}, *({"params": group["params"]} for group in sgd.param_groups)], {"lr": 0.0}
+            [{"params": hidden}, *({"params": group["params"]} for group in sgd.param_groups)],
+            {"lr": sgd.param_groups[0]["lr"]},
         )
         self.rates_ratio = config.muon_learning_rate / config.learning_rate
+        self.weight_decay = config.muon_weight_decay
         self.hidden, self.sgd = hidden, sgd
-        # The same memory in two dimensions; torch's Muon takes no others.
-        self.matrices = [nn.Parameter(as_matrix(weight.detach(), like=weight)) for weight in hidden]
+        # Only matrices, and only with a learning rate on the host, for which every step on a GPU would wait: torch's
+        # Muon takes a step of length 1 from zero in memory of its own, and `step` scales it.
+        self.directions = [nn.Parameter(torch.zeros_like(as_matrix(weight.detach(), like=weight))) for weight in hidden]
+        # Torch's Muon multiplies the learning rate by this.
+        self.scales = [math.sqrt(max(1, len(matrix) / matrix.shape[1])) for matrix in self.directions]
         self.muon = torch.optim.Muon(
-            self.matrices, weight_decay=config.muon_weight_decay, momentum=config.muon_momentum
+            [{"params": [matrix], "lr": 1 / scale} for matrix, scale in zip(self.directions, self.scales, strict=True)],
+            weight_decay=0.0,
+            momentum=config.muon_momentum,
         )
-        for group in self.param_groups:
-            group["lr"] = sgd.param_groups[0]["lr"]
 
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Both steps, at the learning rate of the first group."""
         assert closure is None, "no closure is used here"
         rate = self.param_groups[0]["lr"]
         for group in self.sgd.param_groups:
             group["lr"] = rate
-        self.muon.param_groups[0]["lr"] = self.rates_ratio * float(rate)
-        for matrix, weight in zip(self.matrices, self.hidden, strict=True):
-            matrix.grad = as_matrix(weight.grad, like=weight)  # type: ignore[arg-type]
-        self.muon.step()
         self.sgd.step()
+
+        for matrix, weight in zip(self.directions, self.hidden, strict=True):
+            assert weight.grad is not None, "DDP makes one for every weight"
+            matrix.grad = as_matrix(weight.grad, like=weight)
+            matrix.zero_()
+        self.muon.step()
+        muon_rate = torch.as_tensor(rate).double() * self.rates_ratio
+        kept = (1 - muon_rate * self.weight_decay).float()
+        for matrix, weight, scale in zip(self.directions, self.hidden, self.scales, strict=True):
+            as_matrix(weight, like=weight).mul_(kept).addcmul_(matrix, (muon_rate * scale).float())
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with the state of both under `state`."""
-        return super().state_dict() | {
-            "state": {name: part.state_dict()["state"] for name, part in self.parts().items()}
-        }
+        states = {name: part.state_dict()["state"] for name, part in self.parts().items()}
+        return super().state_dict() | {"state": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Of `state_dict`."""

@@ -106,9 +106,8 @@ class Step:
             buffer.copy_(kept)
 
     def wants_graph(self) -> bool:
-        """True on CUDA unless switched off, or not possible, as with Muon."""
-        is_possible = self.config.optim.optimizer != "muon"
-        return self.rank.device.type == "cuda" and self.config.train.cuda_graph and is_possible
+        """True on CUDA unless switched off."""
+        return self.rank.device.type == "cuda" and self.config.train.cuda_graph
 
     def capture(self) -> None:
         """Record one step without running it; when any rank cannot, all go on operation by operation and say so."""

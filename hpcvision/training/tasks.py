@@ -114,7 +114,10 @@ class Classify:
         return self.batches.picture(images[:count])
 
     def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy with label smoothing; sums: loss, correct, count."""
+        """Cross-entropy with label smoothing; sums: loss, correct, count.
+
+        Of a mixed image the class with the larger part is the correct one.
+        """
         images, labels, targets = self.shown(drawn)
         with autocast(self.precision, self.rank.device):
             logits = model(images)
@@ -204,7 +207,7 @@ class Diffuse:
 
     def inputs(self, step: int, count: int) -> torch.Tensor:
         """The first images of a step, without noise."""
-        images, _ = self.batches.local(self.batches.to_device(self.draw(step)))
+        images, _ = self.batches.local(self.batches.to_device(self.batches.draw(step)))
         return self.batches.picture(images[:count])
 
     def loss(self, model: nn.Module, drawn: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

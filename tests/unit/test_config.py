@@ -15,11 +15,13 @@ from hpcvision.config import (
     AddNISTCNNConfig,
     AugmentConfig,
     BabyMobileNetConfig,
+    ClassifyConfig,
     ConvNextUNetConfig,
     DataConfig,
     DiffuseConfig,
     EmaConfig,
     Frozen,
+    OptimConfig,
     ResidualUNetConfig,
     RunConfig,
     SampleConfig,
@@ -330,6 +332,7 @@ def test_a_capped_run_keeps_its_name():
 
 
 DIGITS = {"model": AddNISTCNNConfig(), "data": DataConfig(source="addnist", augmentation=AugmentConfig(flip=True))}
+MIXED = ClassifyConfig(cutmix_probability=0.1)
 DREAM = {"model": ConvNextUNetConfig(), "task": DiffuseConfig(timesteps=20)}
 
 
@@ -337,6 +340,15 @@ DREAM = {"model": ConvNextUNetConfig(), "task": DiffuseConfig(timesteps=20)}
     "parts, words",
     [
         (DIGITS, "data.augmentation.flip=true would mirror digits"),
+        (DIGITS | {"data": DataConfig(source="addnist"), "task": MIXED}, "task.cutmix_probability would mix digits"),
+        (
+            {"model": BabyMobileNetConfig(), "task": MIXED, "train": TrainConfig(global_batch_size=1)},
+            "task.cutmix_probability needs train.global_batch_size of 2 or more",
+        ),
+        (
+            {"model": ResidualUNetConfig(), "task": DiffuseConfig(), "optim": OptimConfig(optimizer="muon")},
+            "optim.optimizer=muon is not for model.kind=residual_unet, only for addnist_cnn, baby_",
+        ),
         (DIGITS | {"data": DataConfig(source="synthetic", augmentation=AugmentConfig(flip=True))}, "mirror digits"),
         ({"model": AddNISTCNNConfig()}, "data.source=cifar100 has 32x32 images of 100 classes, but the model reads 28"),
         ({"model": BabyMobileNetConfig(num_classes=20), "data": DataConfig(source="synthetic")}, "not (32, 20)"),

@@ -39,6 +39,10 @@ CASES = {
     ),
     "fp16": ("cifar100_baby_mobilenet", {"model.width": 0.25, "train.precision": "fp16", "optim.gradient_clip": 1.0}),
     "synchronized": ("cifar100_baby_mobilenet", {"model.width": 0.25, "train.batch_norm": "synchronized"}),
+    "muon": (
+        "cifar100_baby_mobilenet",
+        {"model.width": 0.25, "optim.optimizer": "muon", "optim.schedule": "one_cycle", "optim.gradient_clip": 1.0},
+    ),
     "adamw": ("addnist_cnn", {"model.width": 0.25, "optim.weight_decay": 0.01}),
     "generator": ("cifar100_ddpm_small", {"model.width": 0.05}),
 }
@@ -167,8 +171,8 @@ def everything(state):
     """All tensors that training changes."""
     tensors = {f"weights {name}": tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {f"average {name}": tensor for name, tensor in state.average.state.items()}
-    for number, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer {number} {name}": value for name, value in values.items() if value is not None}
+    moments = tree_leaves(state.optimizer.state_dict()["state"])
+    tensors |= {f"optimizer {number}": value for number, value in enumerate(moments) if value is not None}
     return tensors | {"sums": state.sums, "steps done": state.steps_done, "first bad step": state.first_bad_step}
 
 
