@@ -223,22 +223,22 @@ def test_muon_goes_on_from_its_stored_state_as_if_it_had_not_stopped():
         assert torch.equal(found, expected)
 
 
-MUONS = {
+HIDDEN_OF_JOBS = {
     "addnist_cnn": {"features.3.weight", "features.6.weight", "features.9.weight", "head.1.weight"},
     "cifar100_baby_mobilenet": {"stem.4.weight", *(f"blocks.{block}.0.1.weight" for block in range(3))},
     "cifar100_compact": {"stem.4.weight", "stem.8.weight", *(f"blocks.{block}.mix.weight" for block in range(7))},
 }
 
 
-@pytest.mark.parametrize("job", MUONS)
+@pytest.mark.parametrize("job", HIDDEN_OF_JOBS)
 def test_muon_gets_all_weights_that_mix_channels_but_those_of_the_first_and_the_last_layer(job):
     model = build_model(load_job(job).model)
     ours = set(map(id, hidden_weights(model)))
-    assert {name for name, weight in model.named_parameters() if id(weight) in ours} == MUONS[job]
+    assert {name for name, weight in model.named_parameters() if id(weight) in ours} == HIDDEN_OF_JOBS[job]
 
 
 def test_every_model_that_muon_is_for_is_looked_at_above():
-    assert {load_job(job).model.kind for job in MUONS} == set(MUON_MODELS)
+    assert {load_job(job).model.kind for job in HIDDEN_OF_JOBS} == set(MUON_MODELS)
 
 
 def test_with_muon_every_parameter_is_cleared_and_optimised_exactly_once():
