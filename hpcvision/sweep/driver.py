@@ -102,7 +102,9 @@ def run_sweep(
     sweep = Sweep(plan, folder)
     with (
         held(folder, share),
-        Stopping(folder / ("stop" if share is None else f"stop-{share.number}")) as stopping,
+        Stopping(
+            folder / ("stop" if share is None else f"stop-{share.number}"), deaf_afterwards=place.is_slurm_task
+        ) as stopping,
         PrivateRay(cpus=resources.cpus, gpus=resources.gpus, meeting=meeting) as ray,
     ):
         sweep.add_known_trials()
@@ -121,14 +123,15 @@ def run_sweep(
             train(sweep, resources, stopping, ray)
         if not stopping.asked and not share and sweep.choose_winner():
             train(sweep, resources, stopping, ray, read_test=True)
-        if stopping.asked:
+        stopped = stopping.asked  # a wish that comes later comes too late: what is left is shorter than a restart
+        if stopped:
             leave_word()  # at once: what is left of the time limit may be short
-        archive = None if share or (stopping.asked and place.is_slurm_task) else write_archive(sweep)
-    if not stopping.asked or not place.is_slurm_task:
+        archive = None if share or (stopped and place.is_slurm_task) else write_archive(sweep)
+    if not stopped or not place.is_slurm_task:
         print_trials(sweep, console)
     if archive:
         print(f"  {archive}")
-    if stopping.asked:
+    if stopped:
         print(f"stopped; `hpcvision sweep {wanted} --resume` goes on from here")
         return 0 if place.is_slurm_task else INTERRUPTED
     failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
@@ -232,9 +235,11 @@ def check_room(sweep: Sweep) -> None:
 class Stopping:
     """Asks all trials to save and stop, wherever they are, when the sweep is asked to."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, deaf_afterwards: bool = False) -> None:
         self.file = file
         self.asked = False
+        self.deaf_afterwards = deaf_afterwards
+        """Signals are ignored when the block ends: Slurm would take a sweep that one ends as it exits for failed."""
         end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
         self.deadline = end - leave_seconds(end - time.time())
         """Seconds since the epoch at which to ask; trials that are short would see their end too late."""
@@ -249,7 +254,7 @@ class Stopping:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.deaf_afterwards else handler)
         self.file.unlink(missing_ok=True)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:

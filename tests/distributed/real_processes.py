@@ -31,6 +31,15 @@ MARK = f"HPCVISION_TEST_MARK={uuid.uuid4().hex}"
 
 COMMAND = [sys.executable, "-c", "from hpcvision.cli import main; main()"]
 
+# What Slurm says to the only task of its seventh job.
+SLURM_TASK = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_TASKS": "1",
+}
+
 # One rank of a run, with its outcome as JSON on standard output.
 RANK = "import json, sys; from hpcvision.launch.job import TrainJob; print(json.dumps(TrainJob(sys.argv[1])()))"
 

@@ -1,8 +1,11 @@
 """`hpcvision sweep` with real Ray Tune trials, and which trials a sweep is."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from real_processes import complaint, events, hpcvision, living, refusal
+from real_processes import SLURM_TASK, complaint, events, hpcvision, living, refusal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import PLUGIN_NAME as HPARAMS
 
@@ -197,6 +200,24 @@ def test_running_a_finished_sweep_again_trains_nothing(drawn: Swept) -> None:
     assert again.returncode == 0, again.stderr
     assert "4 of 4 trials have ended already" in again.stdout
     assert {path: path.read_bytes() for path in drawn.folder.glob("*/log.jsonl")} == journals
+
+
+SIGNALLED_AT_EXIT = """
+import atexit, os, signal
+for number in (signal.SIGUSR2, signal.SIGTERM):
+    atexit.register(os.kill, os.getpid(), number)
+from hpcvision.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("task", "code"), [(SLURM_TASK, 0), ({}, -signal.SIGTERM)], ids=["a task", "no task"])
+def test_a_finished_sweep_that_slurm_tells_of_the_end_as_it_exits_has_not_failed(
+    drawn: Swept, task: dict[str, str], code: int
+) -> None:
+    command = [sys.executable, "-c", SIGNALLED_AT_EXIT, "sweep", drawn.file, "--runs", drawn.runs]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | task, timeout=120)
+    assert (result.returncode, "best: " in result.stdout) == (code, True), result.stderr
 
 
 def test_a_trial_that_fails_is_told_with_its_folder_and_a_non_zero_exit(listed: Swept) -> None:

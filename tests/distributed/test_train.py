@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 from real_processes import (
+    SLURM_TASK,
     STEPS,
     FinishedRun,
     assert_same_run,
@@ -223,9 +224,8 @@ def test_a_job_that_slurm_queues_again_goes_on_with_what_it_began_afresh(
 ) -> None:
     """A batch script runs the same words again, --fresh among them."""
     runs = shutil.copytree(stopped.parent, workplace / "queued again")
-    task = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"}
-    task |= {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
-    result = hpcvision("train", jobs["tiny"], "--fresh", "--processes", 2, runs=runs, **task)
+    again = SLURM_TASK | {"SLURM_RESTART_COUNT": "1"}
+    result = hpcvision("train", jobs["tiny"], "--fresh", "--processes", 2, runs=runs, **again)
     assert result.returncode == 0, result.stderr
     assert "going on from step" in result.stderr
     assert [path.name for path in runs.iterdir()] == [stopped.name]
