@@ -123,6 +123,29 @@ def merge(
 
 
 @results_app.command()
+def reduce(
+    file: Annotated[Path, typer.Argument(readable=False, help="A results.h5, or the folder of a run.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The smaller results.h5 to write.")],
+    significant_bits: Annotated[
+        int, typer.Option(min=8, max=24, help="Of each weight; 24 are exact, 16 take two thirds of the room.")
+    ] = 24,
+) -> None:
+    """Write a small copy of a finished run that can still be verified: one set of weights, and no drawn images.
+
+    The weights are those that the scores are of, by `ema.headline`; `hpcvision generate` draws images from them again.
+
+    Example: hpcvision results reduce runs/cifar100_edm-3f1c0a8e5b72 -o cifar100_edm.h5 --significant-bits 16
+    """
+    from hpcvision.results.reduce import reduce as reduced
+
+    if output.suffix != ".h5":
+        raise UserError(f"--output={output} must end in .h5")
+    with writing(output):
+        size = reduced(archives_of([file])[0], output, significant_bits=significant_bits)
+    typer.echo(f"{output}: {size / 1e6:.2f} MB")
+
+
+@results_app.command()
 def verify(
     file: Archive,
     scores: Annotated[bool, typer.Option("--scores", help="Also compute the scores anew; needs the data.")] = False,

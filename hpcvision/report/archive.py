@@ -82,6 +82,10 @@ def print_run(run: Run, out: Console) -> None:
             made.add_row("commits of the stays", escape(", ".join(commits)))
         made.add_row("commit", escape(f"{commit}{' with uncommitted changes' if about.get('git_dirty') else ''}"))
     made.add_row("digest", escape(run.digest))
+    if run.reduced_from:
+        with run.place.open() as group:
+            bits = group.attrs["significant_bits"]
+        made.add_row("reduced from", escape(f"{run.reduced_from}; weights of {bits} significant bits"))
     made.show_header = False
     out.print(made)
     out.print()

@@ -44,10 +44,10 @@ def runs_in(paths: list[Path]) -> tuple[list[Run], Refused]:
 
 
 def newest(runs: list[Run]) -> list[Run]:
-    """Every fingerprint once: a finished run rather than another, then the one with more trained, or more scores."""
-    best: dict[str, tuple[tuple[bool, int, int], Run]] = {}
+    """Every fingerprint once: a finished run rather than another, then more trained, more scores, no reduced copy."""
+    best: dict[str, tuple[tuple[bool, int, int, bool], Run]] = {}
     for run in runs:
-        rank = (run.finished, trained(run), len(run.scores))
+        rank = (run.finished, trained(run), len(run.scores), not run.reduced_from)
         if run.fingerprint not in best or rank > best[run.fingerprint][0]:
             best[run.fingerprint] = (rank, run)
     return [run for _, run in best.values()]

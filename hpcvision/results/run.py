@@ -41,6 +41,8 @@ class Run:
     """How often the test split was read."""
     digest: str
     """SHA-256 over all content."""
+    reduced_from: str
+    """Of a copy that `hpcvision results reduce` made smaller the digest of the whole archive, else nothing."""
     settings: dict[str, Any] = field(repr=False)
     """The configuration as plain values, nested."""
     caps: dict[str, int] = field(repr=False)
@@ -266,6 +268,7 @@ def read_run(place: Place, *kinds: str) -> Run:
             steps=int(attributes["steps"]),
             test_reads=int(attributes["test_reads"]),
             digest=str(attributes["digest"]),
+            reduced_from=str(attributes.get("reduced_from", "")),
             settings=settings,
             caps=mapping(group, "caps_json"),
             data=data,
