@@ -9,14 +9,17 @@ import json
 import statistics
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hpcvision.report.again import training_command
 from hpcvision.results import Run, load
+from hpcvision.results.scores import Score
 
 ROOT = Path(__file__).parents[1]
 HEAD = ("", "score", "parameters", "steps", "batch", "images seen", "time a seed", "hardware", "source")
+MUST_AGREE = ("extractor_sha256", "reference_sha256", "resize", "pixel_dtype", "images", "sets_of_seeds")
 INTRODUCTION = """\
 # Results
 
@@ -47,10 +50,23 @@ def page() -> str:
     assert not unknown, f"no table of results/tables.toml has {unknown}"
     parts = [INTRODUCTION]
     for table in tables:
-        rows = [row for job in table["jobs"] for row in ours(job, [run for run in runs if run.name == job])]
-        rows += [peer(found) for found in table.get("peer", [])]
-        parts.append(f"## {table['title']}\n\n{prose(table)}\n\n{grid(HEAD, [*rows], table['score'])}\n")
+        parts.append(f"## {table['title']}\n\n{prose(table)}\n\n{grid(HEAD, rows_of(table, runs), table['score'])}\n")
     return "\n".join([*parts, archives(runs)])
+
+
+def rows_of(table: dict[str, Any], runs: list[Run]) -> list[tuple[str, ...]]:
+    """Our rows and the others' of one table."""
+    own = {job: [run for run in runs if run.name == job] for job in table["jobs"]}
+    scores: Callable[[list[Run]], list[str]] = accuracy
+    if "distance" in table:
+        scores = Distances(table["distance"], own[table["against"]])
+    rows = [row for job, found in own.items() for row in ours(job, found, scores)]
+    return rows + [peer(found) for found in table.get("peer", [])]
+
+
+def is_generator(run: Run) -> bool:
+    """Whether it draws images: the test split is read for its loss, and once more for the distance of its images."""
+    return bool(run.settings["task"]["kind"] == "diffuse")
 
 
 def check(run: Run) -> None:
@@ -58,8 +74,8 @@ def check(run: Run) -> None:
     faults = {
         "is not finished": not run.finished,
         "is of the auxiliary track": run.track != "capped",
-        f"has read the test split {run.test_reads} times": run.test_reads != 1,
-        "is larger than 3 MB": run.path.stat().st_size > 3_000_000,
+        f"has read the test split {run.test_reads} times": run.test_reads != (2 if is_generator(run) else 1),
+        "is larger than 3 MB (`hpcvision results reduce` makes it smaller)": run.path.stat().st_size > 3_000_000,
         "has uncommitted changes": bool(run.provenance.get("git_dirty")),
     }
     for words, is_so in faults.items():
@@ -67,25 +83,25 @@ def check(run: Run) -> None:
             sys.exit(f"{run.path} {words}; it cannot stand in RESULTS.md")
 
 
-def ours(job: str, runs: list[Run]) -> list[tuple[str, ...]]:
-    """A row for each group of runs that differ in nothing but the seed; "not run" without any."""
+def ours(job: str, runs: list[Run], scores: Callable[[list[Run]], list[str]]) -> list[tuple[str, ...]]:
+    """The rows of each group of runs that differ in nothing but the seed; "not run" without any."""
     if not runs:
         return [(f"**{job}**", "not run", *("",) * (len(HEAD) - 2))]
     groups: dict[str, list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in run.settings.items() if key != "seed"}
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    return [row(job, group) for group in groups.values()]
+    return [row(job, group, score) for group in groups.values() for score in scores(group)]
 
 
-def row(job: str, runs: list[Run]) -> tuple[str, ...]:
+def row(job: str, runs: list[Run], score: str) -> tuple[str, ...]:
     """What seeds of one configuration have reached."""
     run = runs[0]
     batch = run.settings["train"]["global_batch_size"]
     seconds = statistics.median(float(run.train["seconds"].iloc[-1]) for run in runs)
     return (
         f"**{job}**",
-        f"**{score(runs)}**",
+        f"**{score}**",
         f"{run.parameters:,}",
         f"{run.steps:,}",
         f"{batch:,}",
@@ -96,13 +112,71 @@ def row(job: str, runs: list[Run]) -> tuple[str, ...]:
     )
 
 
-def score(runs: list[Run]) -> str:
+def accuracy(runs: list[Run]) -> list[str]:
     """Mean and standard deviation over the seeds, or the interval of the only one."""
     values = [run.scores["test"].values["accuracy"] for run in runs]
     percent = [100 * value.mean for value in values]
     if len(runs) == 1:
-        return f"{percent[0]:.2f} ({100 * values[0].low:.2f} to {100 * values[0].high:.2f}), 1 seed"
-    return f"{statistics.mean(percent):.2f} ± {statistics.stdev(percent):.2f}, {len(runs)} seeds"
+        return [f"{percent[0]:.2f} ({100 * values[0].low:.2f} to {100 * values[0].high:.2f}), 1 seed"]
+    return [f"{statistics.mean(percent):.2f} ± {statistics.stdev(percent):.2f}, {len(runs)} seeds"]
+
+
+class Distances:
+    """Fréchet distances of drawn images to the test images, in those of another job at as many evaluations an image."""
+
+    def __init__(self, extractor: str, others: list[Run]) -> None:
+        self.extractor, self.others = extractor, others
+
+    def __call__(self, runs: list[Run]) -> list[str]:
+        """A score for each number of evaluations that the runs have; alone where the other job has none for it."""
+        found = self.by_evaluations(runs)
+        if not found:
+            sys.exit(
+                f"{runs[0].path} has no distance on {self.extractor} to the test images; hpcvision evaluate does it"
+            )
+        others = self.by_evaluations(self.others)
+        words = []
+        for evaluations, scores in found.items():
+            mean, deviation = over_seeds(scores)
+            alone = f"{mean:.4f} ± {deviation:.4f}, {evaluations} evaluations an image"
+            count = f"{len(scores)} seed{'s' * (len(scores) > 1)}"
+            if evaluations in others:
+                one, other = scores[0].passport, others[evaluations][0].passport
+                if unlike := [key for key in MUST_AGREE if one.get(key) != other.get(key)]:
+                    sys.exit(f"{runs[0].path} and {self.others[0].path} differ in {unlike[0]}; evaluate both alike")
+                against = over_seeds(others[evaluations])[0]
+                words.append(f"{mean / against:.2f} ({alone}), {count}")
+            else:
+                words.append(f"{alone}, {count}; nothing to compare with")
+        return words
+
+    def by_evaluations(self, runs: list[Run]) -> dict[int, list[Score]]:
+        """Network evaluations an image -> the score of each run, its best where it has several with as many."""
+        found: list[dict[int, Score]] = []
+        for run in runs:
+            found.append({})
+            for score in run.scores.values():
+                about = score.passport
+                of_what = (about.get("extractor"), about.get("reference"), about.get("weights"))
+                if of_what == (self.extractor, "test", run.headline):
+                    evaluations = int(about["steps"]) * (1 if about["guidance_scale"] == 1 else 2)
+                    found[-1][evaluations] = min(found[-1].get(evaluations, score), score, key=distance)
+        common = set.intersection(*map(set, found)) if found else set()
+        return {evaluations: [scores[evaluations] for scores in found] for evaluations in sorted(common)}
+
+
+def distance(score: Score) -> float:
+    """The Fréchet distance of a score, a mean over its sets of images."""
+    return score.values[score.main].mean
+
+
+def over_seeds(scores: list[Score]) -> tuple[float, float]:
+    """Mean and standard deviation over runs, of one run over its sets of images."""
+    if len(scores) > 1:
+        distances = [distance(score) for score in scores]
+        return statistics.mean(distances), statistics.stdev(distances)
+    value = scores[0].values[scores[0].main]
+    return value.mean, value.high - value.mean
 
 
 def hardware(run: Run) -> str:
@@ -122,10 +196,10 @@ def archives(runs: list[Run]) -> str:
     """Each archive with its command and hash."""
     lines = ["## Archives behind these rows", ""]
     for run in runs:
-        mean = 100 * run.scores["test"].values["accuracy"].mean
+        reached = "" if is_generator(run) else f"{100 * run.scores['test'].values['accuracy'].mean:.2f} %, "
         packages = f"torch {run.provenance['torch']}, Python {run.provenance['python']}"
         lines += [
-            f"- `results/{run.path.name}`: {mean:.2f} %, {run.headline} weights, {run.data['name']}; {packages}; "
+            f"- `results/{run.path.name}`: {reached}{run.headline} weights, {run.data['name']}; {packages}; "
             f"commit {str(run.provenance['git_commit'])[:12]}  ",
             f"  `{training_command(run)}`  ",
             f"  SHA-256 {hashlib.sha256(run.path.read_bytes()).hexdigest()}",

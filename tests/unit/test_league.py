@@ -7,12 +7,14 @@ import h5py
 import numpy as np
 import pytest
 
+from hpcvision.config.catalogue import load_job
 from hpcvision.results import load
-from hpcvision.results.writer import write_results
+from hpcvision.results.record import Score
+from hpcvision.results.writer import add_scores, write_results
 from hpcvision.verify import verify
 
 ROOT = Path(__file__).parents[2]
-MACHINE = {"gpus": [], "cpus_allowed": 2, "processor": "some"}
+MACHINE = {"gpus": [], "cpus_allowed": 2, "processor": "some", "torch": "2", "python": "3", "git_commit": "c"}
 ARCHIVES = sorted((ROOT / "results").glob("*.h5"))
 
 
@@ -43,13 +45,13 @@ def test_seeds_of_one_configuration_are_one_row_with_their_mean_and_deviation(le
         write_results(path, make_record(config=settings, provenance=MACHINE))
         runs.append(load(path))
     accuracies = [100 * run.scores["test"].values["accuracy"].mean for run in runs]
-    ((name, score, *_),) = league.ours("tiny", runs)
+    ((name, score, *_),) = league.ours("tiny", runs, league.accuracy)
     assert name == "**tiny**"
     assert score == f"**{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}, 3 seeds**"
     other = config.model_dump(mode="json")
     other["optim"]["learning_rate"] = 0.5
     write_results(tmp_path / "other.h5", make_record(config=other, provenance=MACHINE))
-    assert len(league.ours("tiny", [*runs, load(tmp_path / "other.h5")])) == 2
+    assert len(league.ours("tiny", [*runs, load(tmp_path / "other.h5")], league.accuracy)) == 2
 
 
 @pytest.mark.parametrize("attribute, value, words", [("test_reads", 2, "2 times"), ("finished", False, "not finished")])
@@ -59,3 +61,63 @@ def test_an_archive_that_holds_no_claim_is_refused(attribute, value, words, leag
         file.attrs[attribute] = value
     with pytest.raises(SystemExit, match=words):
         league.check(load(tmp_path / "a.h5"))
+
+
+def generator(make_record, path, job, distances, **passport):
+    """An archive of a generator whose images have these distances: (sampler, steps) -> one for every set of images."""
+    record = make_record(
+        config=load_job(job).model_dump(mode="json"), name=job, provenance=MACHINE, confusion=None, scores={"loss": 1.5}
+    )
+    write_results(path, record)
+    for (sampler, steps), values in distances.items():
+        about = {"extractor": "cifar100_features", "reference": "test", "weights": "ema", "guidance_scale": 1.0}
+        about |= {"sampler": sampler, "steps": steps, "images": 10_000, "sets_of_seeds": len(values)} | passport
+        score = Score({"frechet": values}, about)
+        add_scores(path, {f"{sampler}_{steps}": score}, reads_test=True)
+    return load(path)
+
+
+def test_a_generator_is_held_against_the_other_job_at_as_many_evaluations_an_image(league, make_record, tmp_path):
+    ours = generator(
+        make_record, tmp_path / "a.h5", "cifar100_edm", {("heun", 20): [0.8, 1.0, 1.2], ("heun", 50): [0.3, 0.4, 0.5]}
+    )
+    theirs = generator(
+        make_record,
+        tmp_path / "b.h5",
+        "cifar100_ddpm_convnext",
+        {("ddpm", 50): [3.0, 3.0, 3.0], ("ddim", 50): [1, 1, 1]},
+    )
+    scores = league.Distances("cifar100_features", [theirs])
+    rows = league.ours("cifar100_edm", [ours], scores)
+    assert [row[1] for row in rows] == [
+        "**1.0000 ± 0.2000, 20 evaluations an image, 1 seed; nothing to compare with**",
+        "**0.40 (0.4000 ± 0.1000, 50 evaluations an image), 1 seed**",
+    ]
+    assert [row[1] for row in league.ours("a", [theirs], scores)] == [
+        "**1.00 (1.0000 ± 0.0000, 50 evaluations an image), 1 seed**"
+    ]
+
+
+def test_guidance_counts_twice_and_an_average_is_over_seeds(league, make_record, tmp_path):
+    runs = [
+        generator(make_record, tmp_path / f"{seed}.h5", "cifar100_edm", {("heun", 25): [value]}, guidance_scale=2.0)
+        for seed, value in enumerate((0.4, 0.6))
+    ]
+    theirs = generator(make_record, tmp_path / "b.h5", "cifar100_ddpm_convnext", {("ddim", 50): [1.0]})
+    ((_, score, *_),) = league.ours("cifar100_edm", runs, league.Distances("cifar100_features", [theirs]))
+    assert score == "**0.50 (0.5000 ± 0.1414, 50 evaluations an image), 2 seeds**"
+
+
+def test_distances_that_were_not_measured_alike_are_no_row(league, make_record, tmp_path):
+    ours = generator(make_record, tmp_path / "a.h5", "cifar100_edm", {("heun", 50): [0.4]}, images=2000)
+    theirs = generator(make_record, tmp_path / "b.h5", "cifar100_ddpm_convnext", {("ddim", 50): [1.0]})
+    with pytest.raises(SystemExit, match="differ in images"):
+        league.ours("cifar100_edm", [ours], league.Distances("cifar100_features", [theirs]))
+    with pytest.raises(SystemExit, match="has no distance on other"):
+        league.ours("cifar100_edm", [ours], league.Distances("other", [theirs]))
+
+
+def test_a_generator_stands_on_the_page_without_an_accuracy(league, make_record, tmp_path):
+    run = generator(make_record, tmp_path / "a.h5", "cifar100_edm", {("heun", 50): [0.4]})
+    league.check(run)  # read for its loss, and for the distance
+    assert "`results/a.h5`: ema weights, synthetic digits" in league.archives([run])
