@@ -67,9 +67,9 @@ def built(tmp_path):
     assert torch.distributed.get_backend() == "nccl"
     with torch.cuda.stream(torch.cuda.Stream()):
 
-        def build(say=lambda _: None, **changes):
+        def build(say=lambda _: None, job="cifar100_baby_mobilenet", **changes):
             overrides = TINY | {key.replace("__", "."): value for key, value in changes.items()}
-            config = apply(load_job("cifar100_baby_mobilenet"), overrides)
+            config = apply(load_job(job), overrides)
             set_arithmetic(config.train, rank)
             precision = "bf16" if config.train.precision == "auto" else config.train.precision
             task = TASKS[config.task.kind](config, rank, precision)
@@ -87,7 +87,12 @@ def mean_loss(step, steps):
     return loss / count
 
 
-@pytest.mark.parametrize("changes", [{}, {"train__precision": "fp32"}, {"train__precision": "fp16"}, {"ema__every": 7}])
+MUON_AND_CUTMIX = {"job": "cifar100_compact"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"train__precision": "fp32"}, {"train__precision": "fp16"}, {"ema__every": 7}, MUON_AND_CUTMIX]
+)
 def test_captured_and_eager_steps_agree_in_loss_after_200_steps(built, changes):
     said = []
     captured = built(said.append, train__steps=210, **changes)
@@ -100,8 +105,9 @@ def test_captured_and_eager_steps_agree_in_loss_after_200_steps(built, changes):
     assert abs(mean_loss(captured, 10) - mean_loss(eager, 10)) < 1e-3
 
 
-def test_a_captured_step_does_not_make_the_host_wait(built):
-    step = built(train__steps=100)
+@pytest.mark.parametrize("changes", [{}, MUON_AND_CUTMIX])
+def test_a_captured_step_does_not_make_the_host_wait(built, changes):
+    step = built(train__steps=100, **changes)
     for _ in range(WARM_UP_STEPS + 1):
         step()
     assert step.graph is not None
