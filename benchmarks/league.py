@@ -6,6 +6,7 @@ What is ours is read from the archives and nowhere else. A job without archives 
 import argparse
 import hashlib
 import json
+import math
 import statistics
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcvision.report.again import training_command
+from hpcvision.report.archive import how_reduced
 from hpcvision.results import Run, load
 from hpcvision.results.scores import Score
 
@@ -25,7 +27,9 @@ INTRODUCTION = """\
 
 Written by `make results` from the archives in `results/`, whose SHA-256 stand below; not by hand. All rows of ours: one
 read of the test split, at the last step, with weights that were chosen before training; mean ± standard deviation where
-there are several seeds, else the 95 % interval. `hpcvision results verify --scores FILE` computes a row's score again.
+there are several seeds, else the 95 % interval. Generators read the test split once more for the distance of their
+images, and ± is over sets of images where there is one seed. `hpcvision results verify --scores FILE` computes a row's
+score again.
 """
 
 
@@ -87,11 +91,16 @@ def ours(job: str, runs: list[Run], scores: Callable[[list[Run]], list[str]]) ->
     """The rows of each group of runs that differ in nothing but the seed; "not run" without any."""
     if not runs:
         return [(f"**{job}**", "not run", *("",) * (len(HEAD) - 2))]
+    return [row(job, group, score) for group in by_settings(runs) for score in scores(group)]
+
+
+def by_settings(runs: list[Run]) -> list[list[Run]]:
+    """Groups of runs that differ in nothing but the seed."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in run.settings.items() if key != "seed"}
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    return [row(job, group, score) for group in groups.values() for score in scores(group)]
+    return list(groups.values())
 
 
 def row(job: str, runs: list[Run], score: str) -> tuple[str, ...]:
@@ -125,58 +134,51 @@ class Distances:
     """Fréchet distances of drawn images to the test images, in those of another job at as many evaluations an image."""
 
     def __init__(self, extractor: str, others: list[Run]) -> None:
-        self.extractor, self.others = extractor, others
+        self.extractor = extractor
+        if len(by_settings(others)) > 1:
+            sys.exit(f"{others[0].path} and others of that job differ in more than the seed; keep those of one")
+        self.others = self.by_evaluations(others)
 
     def __call__(self, runs: list[Run]) -> list[str]:
         """A score for each number of evaluations that the runs have; alone where the other job has none for it."""
-        found = self.by_evaluations(runs)
-        if not found:
-            sys.exit(
-                f"{runs[0].path} has no distance on {self.extractor} to the test images; hpcvision evaluate does it"
-            )
-        others = self.by_evaluations(self.others)
         words = []
-        for evaluations, scores in found.items():
+        for evaluations, scores in self.by_evaluations(runs).items():
+            others = self.others.get(evaluations, [])
+            for key in MUST_AGREE:
+                if len({score.passport.get(key) for score in (*scores, *others)}) > 1:
+                    sys.exit(f"{runs[0].path}: {key} is not the same in all scores it stands with; evaluate all alike")
             mean, deviation = over_seeds(scores)
-            alone = f"{mean:.4f} ± {deviation:.4f}, {evaluations} evaluations an image"
-            count = f"{len(scores)} seed{'s' * (len(scores) > 1)}"
-            if evaluations in others:
-                one, other = scores[0].passport, others[evaluations][0].passport
-                if unlike := [key for key in MUST_AGREE if one.get(key) != other.get(key)]:
-                    sys.exit(f"{runs[0].path} and {self.others[0].path} differ in {unlike[0]}; evaluate both alike")
-                against = over_seeds(others[evaluations])[0]
-                words.append(f"{mean / against:.2f} ({alone}), {count}")
-            else:
-                words.append(f"{alone}, {count}; nothing to compare with")
+            around = "" if math.isnan(deviation) else f" ± {deviation:.4f}"
+            alone = f"{mean:.4f}{around}, {evaluations} evaluations an image"
+            ratio = f"{mean / over_seeds(others)[0]:.2f} ({alone})" if others else f"{alone}, nothing to compare with"
+            words.append(f"{ratio}, {len(scores)} seed{'s' * (len(scores) > 1)}")
         return words
 
     def by_evaluations(self, runs: list[Run]) -> dict[int, list[Score]]:
-        """Network evaluations an image -> the score of each run, its best where it has several with as many."""
-        found: list[dict[int, Score]] = []
+        """Network evaluations an image -> the score of each run; guidance takes two a step."""
+        found: dict[int, list[Score]] = {}
         for run in runs:
-            found.append({})
+            count = 0
             for score in run.scores.values():
                 about = score.passport
                 of_what = (about.get("extractor"), about.get("reference"), about.get("weights"))
-                if of_what == (self.extractor, "test", run.headline):
-                    evaluations = int(about["steps"]) * (1 if about["guidance_scale"] == 1 else 2)
-                    found[-1][evaluations] = min(found[-1].get(evaluations, score), score, key=distance)
-        common = set.intersection(*map(set, found)) if found else set()
-        return {evaluations: [scores[evaluations] for scores in found] for evaluations in sorted(common)}
-
-
-def distance(score: Score) -> float:
-    """The Fréchet distance of a score, a mean over its sets of images."""
-    return score.values[score.main].mean
+                # How many evaluations guidance in an interval takes is not in the archive.
+                if of_what == (self.extractor, "test", run.headline) and not about.get("guidance_interval"):
+                    found.setdefault(int(about["steps"]) * (1 if about["guidance_scale"] == 1 else 2), []).append(score)
+                    count += 1
+            if not count:
+                sys.exit(f"{run.path} has no distance on {self.extractor}; `hpcvision evaluate` computes it")
+        if any(len(scores) != len(runs) for scores in found.values()):
+            sys.exit(f"{runs[0].path} and its other seeds need one score each for the same numbers of evaluations")
+        return dict(sorted(found.items()))
 
 
 def over_seeds(scores: list[Score]) -> tuple[float, float]:
-    """Mean and standard deviation over runs, of one run over its sets of images."""
-    if len(scores) > 1:
-        distances = [distance(score) for score in scores]
-        return statistics.mean(distances), statistics.stdev(distances)
-    value = scores[0].values[scores[0].main]
-    return value.mean, value.high - value.mean
+    """Mean and standard deviation of the distances over runs, of one run over its sets of images; NaN of one set."""
+    values = [score.values[score.main] for score in scores]
+    if len(values) == 1:
+        return values[0].mean, values[0].high - values[0].mean
+    return statistics.mean(value.mean for value in values), statistics.stdev(value.mean for value in values)
 
 
 def hardware(run: Run) -> str:
@@ -198,9 +200,10 @@ def archives(runs: list[Run]) -> str:
     for run in runs:
         reached = "" if is_generator(run) else f"{100 * run.scores['test'].values['accuracy'].mean:.2f} %, "
         packages = f"torch {run.provenance['torch']}, Python {run.provenance['python']}"
+        reduced = f"; reduced {how_reduced(run)}" if run.reduced_from else ""
         lines += [
             f"- `results/{run.path.name}`: {reached}{run.headline} weights, {run.data['name']}; {packages}; "
-            f"commit {str(run.provenance['git_commit'])[:12]}  ",
+            f"commit {str(run.provenance['git_commit'])[:12]}{reduced}  ",
             f"  `{training_command(run)}`  ",
             f"  SHA-256 {hashlib.sha256(run.path.read_bytes()).hexdigest()}",
         ]

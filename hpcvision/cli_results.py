@@ -127,12 +127,13 @@ def reduce(
     file: Annotated[Path, typer.Argument(readable=False, help="A results.h5, or the folder of a run.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The smaller results.h5 to write.")],
     significant_bits: Annotated[
-        int, typer.Option(min=8, max=24, help="Of each weight; 24 are exact, 16 take two thirds of the room.")
+        int, typer.Option(min=8, max=24, help="Of each weight; 24 are exact, 16 take 0.7 of the room.")
     ] = 24,
 ) -> None:
     """Write a small copy of a finished run that can still be verified: one set of weights, and no drawn images.
 
-    The weights are those that the scores are of, by `ema.headline`; `hpcvision generate` draws images from them again.
+    The weights are those that the scores are of, by `ema.headline`. Scores that `verify --scores` computes of rounded
+    ones differ a little: by nothing to see with 16 bits, perhaps by too much with 8.
 
     Example: hpcvision results reduce runs/cifar100_edm-3f1c0a8e5b72 -o cifar100_edm.h5 --significant-bits 16
     """

@@ -167,10 +167,13 @@ def score_run(
     """Score images of a finished run, add the scores to its archive and show them."""
     from hpcvision.data import SPLIT_NAMES
     from hpcvision.report.tables import print_scores
+    from hpcvision.results import load
     from hpcvision.results.reader import read_summary
     from hpcvision.training.requests import Request
 
     archive, config, kinds = opened(run, sampling)
+    if load(archive).reduced_from:
+        raise UserError(f"{archive} is a reduced copy, perhaps of rounded weights; give the whole archive")
     if not read_summary(archive).finished:
         raise UserError(
             f"{archive} is of a run that has not finished; its scores would be lost with the next checkpoint"

@@ -83,9 +83,7 @@ def print_run(run: Run, out: Console) -> None:
         made.add_row("commit", escape(f"{commit}{' with uncommitted changes' if about.get('git_dirty') else ''}"))
     made.add_row("digest", escape(run.digest))
     if run.reduced_from:
-        with run.place.open() as group:
-            bits = group.attrs["significant_bits"]
-        made.add_row("reduced from", escape(f"{run.reduced_from}; weights of {bits} significant bits"))
+        made.add_row("reduced", escape(how_reduced(run)))
     made.show_header = False
     out.print(made)
     out.print()
@@ -105,6 +103,13 @@ def print_run(run: Run, out: Console) -> None:
     for key, value in flatten(run.settings).items():
         settings.add_row(escape(key), escape("none" if value is None else str(value)))
     out.print(settings)
+
+
+def how_reduced(run: Run) -> str:
+    """What a reduced copy says of itself."""
+    with run.place.open() as group:
+        bits = group.attrs["significant_bits"]
+    return f"from {run.reduced_from}, whose scores these are; {run.headline} weights alone, of {bits} significant bits"
 
 
 def in_brief(attributes: dict[str, Any]) -> str:
@@ -245,6 +250,8 @@ def summary_of(run: Run) -> dict[str, Any]:
     """Facts, scores and settings of a run in one flat row."""
     facts = {key: getattr(run, key) for key in ("name", "fingerprint", "track", "finished", "parameters", "steps")}
     facts |= {"data": run.data["name"], "test_reads": run.test_reads, "digest": run.digest}
+    if run.reduced_from:
+        facts["reduced"] = how_reduced(run)
     for name, score in run.scores.items():
         for key, value in score.values.items():
             facts |= {f"{name}_{key}": value.mean, f"{name}_{key}_low": value.low, f"{name}_{key}_high": value.high}

@@ -28,7 +28,7 @@ def drawn_for_user(draw: Callable[[Any, Path], Path | None], archive: Path | lis
     except OSError as error:
         raise UserError(f"cannot write {picture}: {error.strerror}; choose another place with --output") from None
     if made is None:
-        raise UserError(f"{archive} holds no samples; a run of a diffusion model that has finished does")
+        raise UserError(f"{archive} holds no samples; finished runs of diffusion models do, reduced copies not")
     return made
 
 

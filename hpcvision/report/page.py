@@ -14,7 +14,7 @@ from typing import Any
 from hpcvision.config import flatten
 from hpcvision.errors import UserError
 from hpcvision.report.again import checked_out, sweep_command, training_command
-from hpcvision.report.archive import in_words, opened
+from hpcvision.report.archive import how_reduced, in_words, opened
 from hpcvision.report.parts import chart, code, facts, findings, heat_map, is_number, picture_parts, table
 from hpcvision.report.several import with_seconds
 from hpcvision.results import Run, Sweep
@@ -141,6 +141,8 @@ def claims(run: Run) -> str:
         f"<p>{run.parameters:,} parameters, {run.steps:,} optimisation steps, {html.escape(str(run.data['name']))}; "
         f"the test split was read {reads}.</p>"
     )
+    if run.reduced_from:
+        made.append(f"<p>Reduced copy {html.escape(how_reduced(run))}.</p>")
     return "".join(made)
 
 

@@ -140,7 +140,7 @@ def same_noise(archives: list[Path], picture: Path) -> Path:
     sets = [run.samples.get("random") for run in runs]
     for run, images in zip(runs, sets, strict=True):
         if images is None:
-            raise UserError(f"{run.path} holds no samples; a run of a diffusion model that has finished does")
+            raise UserError(f"{run.path} holds no samples; finished runs of diffusion models do, reduced copies not")
     first = sets[0]
     assert first is not None, "checked above"
     count = min(SAME_NOISE, *(len(images) for images in sets if images is not None))

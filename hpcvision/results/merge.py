@@ -44,10 +44,10 @@ def runs_in(paths: list[Path]) -> tuple[list[Run], Refused]:
 
 
 def newest(runs: list[Run]) -> list[Run]:
-    """Every fingerprint once: a finished run rather than another, then more trained, more scores, no reduced copy."""
-    best: dict[str, tuple[tuple[bool, int, int, bool], Run]] = {}
+    """Every fingerprint once: a finished run rather than another, then more trained, no reduced copy, more scores."""
+    best: dict[str, tuple[tuple[bool, int, bool, int], Run]] = {}
     for run in runs:
-        rank = (run.finished, trained(run), len(run.scores), not run.reduced_from)
+        rank = (run.finished, trained(run), not run.reduced_from, len(run.scores))
         if run.fingerprint not in best or rank > best[run.fingerprint][0]:
             best[run.fingerprint] = (rank, run)
     return [run for _, run in best.values()]

@@ -19,20 +19,22 @@ SMALL = 1024
 
 
 def reduce(path: Path, output: Path, *, significant_bits: int = FLOAT32_BITS) -> int:
-    """Write a copy without pictures, and with no other weights, and scores of drawn images, than the headline's.
+    """Write a copy without pictures, and with no other weights than the headline's; returns its size in bytes.
 
     significant_bits: how many of the 24 of a float32 weight are kept, rounded to the nearest; fewer compress better.
-    The copy has seals of its own, and the digest of the whole archive as `reduced_from`. Returns its size in bytes.
-    Raises UserError for a run that has not finished, for a copy of a copy, and for the file itself as output.
+    The copy has seals of its own, and the digest of the whole archive as `reduced_from`.
+    Raises UserError for a run that has not finished, a broken seal, a copy of a copy, and an output that is there.
     """
     run = load(path)
     if not run.finished:
         raise UserError(f"{run.path} has not finished; only what a finished run proves can be reduced")
     if run.reduced_from:
         raise UserError(f"{run.path} is a reduced copy already; give the whole archive")
-    if output.exists() and output.samefile(run.path):
-        raise UserError(f"--output={output} is the archive itself; choose another name")
-    others = [name for name, score in run.scores.items() if score.passport.get("weights", run.headline) != run.headline]
+    if output.exists():
+        raise UserError(f"--output={output} is there already; remove it or choose another name")
+    with run.place.open() as whole:
+        if broken := digests.broken_seals(whole):
+            raise UserError(f"{run.path} is not as it was written ({broken[0]}); take another copy of it")
 
     def fill(file: h5py.File) -> None:
         with run.place.open() as whole:
@@ -41,8 +43,6 @@ def reduce(path: Path, output: Path, *, significant_bits: int = FLOAT32_BITS) ->
             for name in whole:
                 if name not in (digests.TABLE, "weights", *PICTURES):
                     whole.copy(name, file)
-            for name in others:
-                del file[f"scores/{name}"]
             fill_weights(file, whole[f"weights/{run.headline}"], significant_bits)
         digests.seal(file)
 

@@ -123,7 +123,7 @@ def run_sweep(
             train(sweep, resources, stopping, ray)
         if not stopping.asked and not share and sweep.choose_winner():
             train(sweep, resources, stopping, ray, read_test=True)
-        stopped = stopping.asked  # a wish that comes later comes too late: what is left is shorter than a restart
+        stopped = stopping.asked  # one that comes later is not heard: nothing but sweep.h5 is left to write
         if stopped:
             leave_word()  # at once: what is left of the time limit may be short
         archive = None if share or (stopped and place.is_slurm_task) else write_archive(sweep)

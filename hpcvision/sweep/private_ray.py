@@ -99,6 +99,7 @@ def lend_node(meeting: Path, *, cpus: int, gpus: int) -> None:
         time.sleep(POLL_SECONDS)
         there = read_meeting(meeting)
     if not there:  # all trials had ended before
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a task that fails on its way out would end the driver
         return
     folder = Path(there["folder"])
     folder.mkdir(mode=0o700, exist_ok=True)

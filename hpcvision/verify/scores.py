@@ -96,6 +96,8 @@ class Drawn:
         extractor = {"cifar100_features": None, "inception_v3": "inception"}.get(passport["extractor"], "")
         if extractor == "":
             return Finding("SKIP", subject, f"its features, {passport['extractor']}, are not shipped with hpcvision")
+        if passport["weights"] not in run.weights:
+            return Finding("SKIP", subject, f"the {passport['weights']} weights were left out of this reduced copy")
         if not isinstance(run.config.task, DiffuseConfig):
             raise UserError(f"{run.path} has scores of drawn images, but holds a classifier")
         asked = {f"sample.{key}": passport[key] for key in ("sampler", "steps", "guidance_scale")}

@@ -18,6 +18,16 @@ def test_scores_are_computed_anew_from_weights_and_data(finished: FinishedRun) -
     assert "FAIL" not in result.stdout
 
 
+def test_a_reduced_copy_gives_the_same_scores(finished: FinishedRun, tmp_path: Path) -> None:
+    small = tmp_path / "small.h5"
+    result = hpcvision("results", "reduce", finished.folder, "-o", small, "--significant-bits", 16, runs=finished.runs)
+    assert result.returncode == 0, result.stderr
+    result = hpcvision("results", "verify", small, "--scores", runs=finished.runs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if "scores anew" in line]
+    assert line.startswith("PASS")
+
+
 def test_weights_that_do_not_give_the_scores_are_found_behind_hashes_that_fit(
     finished: FinishedRun, tmp_path: Path
 ) -> None:

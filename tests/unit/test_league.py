@@ -7,9 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
+from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.results import load
 from hpcvision.results.record import Score
+from hpcvision.results.reduce import reduce
 from hpcvision.results.writer import add_scores, write_results
 from hpcvision.verify import verify
 
@@ -63,61 +65,75 @@ def test_an_archive_that_holds_no_claim_is_refused(attribute, value, words, leag
         league.check(load(tmp_path / "a.h5"))
 
 
-def generator(make_record, path, job, distances, **passport):
+def generator(make_record, path, distances, job="cifar100_edm", changes=None, **passport):
     """An archive of a generator whose images have these distances: (sampler, steps) -> one for every set of images."""
-    record = make_record(
-        config=load_job(job).model_dump(mode="json"), name=job, provenance=MACHINE, confusion=None, scores={"loss": 1.5}
+    settings = apply(load_job(job), changes or {}).model_dump(mode="json")
+    write_results(
+        path, make_record(config=settings, name=job, provenance=MACHINE, confusion=None, scores={"loss": 1.5})
     )
-    write_results(path, record)
-    for (sampler, steps), values in distances.items():
-        about = {"extractor": "cifar100_features", "reference": "test", "weights": "ema", "guidance_scale": 1.0}
-        about |= {"sampler": sampler, "steps": steps, "images": 10_000, "sets_of_seeds": len(values)} | passport
-        score = Score({"frechet": values}, about)
-        add_scores(path, {f"{sampler}_{steps}": score}, reads_test=True)
+    about = {"extractor": "cifar100_features", "reference": "test", "weights": "ema", "guidance_scale": 1.0}
+    scores = {
+        f"{sampler}_{steps}": Score(
+            {"frechet": values},
+            about | {"sampler": sampler, "steps": steps, "images": 10_000, "sets_of_seeds": len(values)} | passport,
+        )
+        for (sampler, steps), values in distances.items()
+    }
+    add_scores(path, scores, reads_test=True)
     return load(path)
 
 
+def rows(league, runs, *others):
+    return [row[1] for row in league.ours("some", runs, league.Distances("cifar100_features", [*others]))]
+
+
 def test_a_generator_is_held_against_the_other_job_at_as_many_evaluations_an_image(league, make_record, tmp_path):
-    ours = generator(
-        make_record, tmp_path / "a.h5", "cifar100_edm", {("heun", 20): [0.8, 1.0, 1.2], ("heun", 50): [0.3, 0.4, 0.5]}
-    )
-    theirs = generator(
-        make_record,
-        tmp_path / "b.h5",
-        "cifar100_ddpm_convnext",
-        {("ddpm", 50): [3.0, 3.0, 3.0], ("ddim", 50): [1, 1, 1]},
-    )
-    scores = league.Distances("cifar100_features", [theirs])
-    rows = league.ours("cifar100_edm", [ours], scores)
-    assert [row[1] for row in rows] == [
-        "**1.0000 ± 0.2000, 20 evaluations an image, 1 seed; nothing to compare with**",
+    ours = {("heun", 20): [0.8, 1.0, 1.2], ("heun", 50): [0.3, 0.4, 0.5]}
+    one = generator(make_record, tmp_path / "a.h5", ours)
+    other = generator(make_record, tmp_path / "b.h5", {("ddim", 50): [1.0, 1.0, 1.0]}, "cifar100_ddpm_convnext")
+    assert rows(league, [one], other) == [
+        "**1.0000 ± 0.2000, 20 evaluations an image, nothing to compare with, 1 seed**",
         "**0.40 (0.4000 ± 0.1000, 50 evaluations an image), 1 seed**",
     ]
-    assert [row[1] for row in league.ours("a", [theirs], scores)] == [
-        "**1.00 (1.0000 ± 0.0000, 50 evaluations an image), 1 seed**"
-    ]
+    assert rows(league, [other], other) == ["**1.00 (1.0000 ± 0.0000, 50 evaluations an image), 1 seed**"]
 
 
-def test_guidance_counts_twice_and_an_average_is_over_seeds(league, make_record, tmp_path):
+def test_guidance_counts_twice_and_a_deviation_is_over_seeds_or_not_known(league, make_record, tmp_path):
     runs = [
-        generator(make_record, tmp_path / f"{seed}.h5", "cifar100_edm", {("heun", 25): [value]}, guidance_scale=2.0)
+        generator(make_record, tmp_path / f"{seed}.h5", {("heun", 25): [value]}, guidance_scale=2.0)
         for seed, value in enumerate((0.4, 0.6))
     ]
-    theirs = generator(make_record, tmp_path / "b.h5", "cifar100_ddpm_convnext", {("ddim", 50): [1.0]})
-    ((_, score, *_),) = league.ours("cifar100_edm", runs, league.Distances("cifar100_features", [theirs]))
-    assert score == "**0.50 (0.5000 ± 0.1414, 50 evaluations an image), 2 seeds**"
+    other = generator(make_record, tmp_path / "b.h5", {("ddim", 50): [1.0]}, "cifar100_ddpm_convnext")
+    assert rows(league, runs, other) == ["**0.50 (0.5000 ± 0.1414, 50 evaluations an image), 2 seeds**"]
+    assert rows(league, runs[:1], other) == ["**0.40 (0.4000, 50 evaluations an image), 1 seed**"]
 
 
 def test_distances_that_were_not_measured_alike_are_no_row(league, make_record, tmp_path):
-    ours = generator(make_record, tmp_path / "a.h5", "cifar100_edm", {("heun", 50): [0.4]}, images=2000)
-    theirs = generator(make_record, tmp_path / "b.h5", "cifar100_ddpm_convnext", {("ddim", 50): [1.0]})
-    with pytest.raises(SystemExit, match="differ in images"):
-        league.ours("cifar100_edm", [ours], league.Distances("cifar100_features", [theirs]))
-    with pytest.raises(SystemExit, match="has no distance on other"):
-        league.ours("cifar100_edm", [ours], league.Distances("other", [theirs]))
+    few = generator(make_record, tmp_path / "a.h5", {("heun", 50): [0.4]}, images=2000)
+    many = generator(make_record, tmp_path / "b.h5", {("ddim", 50): [1.0]})
+    within = generator(make_record, tmp_path / "c.h5", {("heun", 50): [0.4]}, guidance_interval=[0.2, 2.5])
+    others = generator(make_record, tmp_path / "d.h5", {("heun", 20): [0.4]})
+    twice = generator(make_record, tmp_path / "e.h5", {("heun", 20): [0.4], ("ddim", 20): [0.3]})
+    trained_otherwise = generator(make_record, tmp_path / "f.h5", {("ddim", 50): [1.0]}, changes={"ema.beta": 0.5})
+    for runs, against, words in (
+        ([few], [many], "images is not the same"),
+        ([few, many], [], "images is not the same"),
+        ([within], [], "has no distance on cifar100_features"),
+        ([many, others], [], "one score each"),
+        ([twice], [], "one score each"),
+        ([many], [many, trained_otherwise], "differ in more than the seed"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            rows(league, runs, *against)
 
 
-def test_a_generator_stands_on_the_page_without_an_accuracy(league, make_record, tmp_path):
-    run = generator(make_record, tmp_path / "a.h5", "cifar100_edm", {("heun", 50): [0.4]})
+def test_a_generator_stands_on_the_page_without_an_accuracy_and_a_reduced_copy_says_so(league, make_record, tmp_path):
+    run = generator(make_record, tmp_path / "a.h5", {("heun", 50): [0.4]})
     league.check(run)  # read for its loss, and for the distance
     assert "`results/a.h5`: ema weights, synthetic digits" in league.archives([run])
+    reduce(run.path, tmp_path / "small.h5", significant_bits=16)
+    words = league.archives([load(tmp_path / "small.h5")])
+    assert f"reduced from {run.digest}, whose scores these are; ema weights alone, of 16 significant bits" in words
+    add_scores(run.path, {}, reads_test=True)
+    with pytest.raises(SystemExit, match="3 times"):
+        league.check(load(run.path))

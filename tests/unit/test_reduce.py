@@ -1,5 +1,6 @@
 """Small copies of archives: what they leave out, and that they prove what the whole does."""
 
+import shutil
 from pathlib import Path
 
 import h5py
@@ -21,21 +22,32 @@ ROOT = Path(__file__).parents[2]
 WHOLE = ROOT / "results/addnist_digit_sum-0.h5"
 
 
-def arrays(path):
-    """Path -> values of every dataset but the table of digests."""
+def content(path):
+    """Path -> values of every dataset and attribute but those of the seals."""
     found = {}
+
+    def visit(name, item):
+        found.update({f"{name}@{key}": value for key, value in item.attrs.items()})
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
-    return {name: values for name, values in found.items() if not name.startswith("digests/")}
+        visit("", file)
+        file.visititems(visit)
+    return {name: values for name, values in found.items() if not name.startswith("digests") and name != "@digest"}
+
+
+def failed(path):
+    return [finding for finding in verify(path) if finding.verdict == "FAIL"]
 
 
 def test_a_copy_has_everything_but_the_other_weights_and_passes_verify(tmp_path):
     reduce(WHOLE, tmp_path / "small.h5")
-    whole, small = arrays(WHOLE), arrays(tmp_path / "small.h5")
-    assert small.keys() == {name for name in whole if not name.startswith("weights/raw/")}
+    whole, small = content(WHOLE), content(tmp_path / "small.h5")
+    assert (small.pop("@reduced_from"), small.pop("@significant_bits")) == (load(WHOLE).digest, 24)
+    assert small.keys() == {name for name in whole if not name.startswith("weights/raw")}
     assert all(np.array_equal(small[name], whole[name]) for name in small)
-    assert [finding for finding in verify(tmp_path / "small.h5") if finding.verdict == "FAIL"] == []
-    assert load(tmp_path / "small.h5").reduced_from == load(WHOLE).digest
+    assert failed(tmp_path / "small.h5") == []
 
 
 def test_rounded_weights_are_near_in_value_and_in_what_the_model_says(tmp_path):
@@ -48,7 +60,7 @@ def test_rounded_weights_are_near_in_value_and_in_what_the_model_says(tmp_path):
     with torch.no_grad():
         one, other = (load_model(path)(images) for path in (WHOLE, tmp_path / "small.h5"))
     assert torch.allclose(one, other, atol=0.02)
-    assert [finding for finding in verify(tmp_path / "small.h5") if finding.verdict == "FAIL"] == []
+    assert failed(tmp_path / "small.h5") == []
 
 
 @pytest.mark.parametrize(
@@ -64,20 +76,15 @@ def test_bf16_is_rounding_to_eight_bits():
     assert np.array_equal(rounded(values.numpy(), 8), values.bfloat16().float().numpy())
 
 
-def test_pictures_and_scores_of_the_other_weights_stay_behind(make_record, tmp_path):
+def test_pictures_stay_behind_and_all_scores_are_kept(make_record, tmp_path):
     write_results(tmp_path / "whole.h5", make_record())
-    kept = {"extractor": "x", "weights": load(tmp_path / "whole.h5").headline}
-    other = {"raw": "ema", "ema": "raw"}[kept["weights"]]
-    scores = {
-        "x_mine": Score({"frechet": [1.0]}, kept),
-        "x_other": Score({"frechet": [2.0]}, kept | {"weights": other}),
-    }
-    add_scores(tmp_path / "whole.h5", scores, reads_test=False)
+    passport = {"extractor": "x", "weights": "raw", "reference": "test"}
+    add_scores(tmp_path / "whole.h5", {"x_test_raw": Score({"frechet": [1.0]}, passport)}, reads_test=True)
     reduce(tmp_path / "whole.h5", tmp_path / "small.h5")
     with h5py.File(tmp_path / "small.h5") as file:
-        assert set(file["scores"]) == {"test", "x_mine"}
-        assert {"samples", "interpolations"}.isdisjoint(file)
-        assert set(file["weights"]) == {kept["weights"]}
+        assert set(file["scores"]) == {"test", "x_test_raw"}
+        assert {"samples", "interpolations", "strips"}.isdisjoint(file)
+        assert list(file["weights"]) == [load(tmp_path / "whole.h5").headline]
 
 
 def test_a_generator_at_its_cap_fits_below_3_megabytes(make_record, tmp_path):
@@ -94,6 +101,7 @@ def test_a_generator_at_its_cap_fits_below_3_megabytes(make_record, tmp_path):
 def test_of_a_run_and_its_copy_a_merge_keeps_the_run(make_record, tmp_path):
     write_results(tmp_path / "whole.h5", make_record())
     reduce(tmp_path / "whole.h5", tmp_path / "small.h5")
+    add_scores(tmp_path / "small.h5", {"x": Score({"frechet": [1.0]}, {"extractor": "x"})}, reads_test=False)
     whole, small = load(tmp_path / "whole.h5"), load(tmp_path / "small.h5")
     assert newest([small, whole]) == newest([whole, small]) == [whole]
 
@@ -104,19 +112,41 @@ def test_the_command_says_the_size_and_show_says_what_is_left(call, tmp_path):
         f"{tmp_path / 'a.h5'}: {(tmp_path / 'a.h5').stat().st_size / 1e6:.2f} MB\n",
         "",
     )
-    _, out, _ = call("results", "show", tmp_path / "a.h5")
-    assert "weights of 12 significant bits" in " ".join(out.split())
+    for command in ("show", "export --json --table summary"):
+        code, out, _ = call("results", *command.split(), tmp_path / "a.h5")
+        assert code == 0
+        assert "of 12 significant bits" in " ".join(out.split())
+    assert call("report", tmp_path / "a.h5", "-o", tmp_path / "page.html")[0] == 0
+    assert "of 12 significant bits" in (tmp_path / "page.html").read_text()
 
 
 def test_what_cannot_be_reduced_is_one_line_and_writes_nothing(make_record, tmp_path):
-    unfinished, whole, small = (tmp_path / f"{name}.h5" for name in ("unfinished", "whole", "small"))
+    unfinished, whole, changed, small = (
+        tmp_path / f"{name}.h5" for name in ("unfinished", "whole", "changed", "small")
+    )
     write_results(unfinished, make_record(finished=False))
     write_results(whole, make_record())
+    shutil.copy(whole, changed)
+    with h5py.File(changed, "r+") as file:
+        file["train/loss"][3] += 0.5
     with pytest.raises(UserError, match="has not finished"):
         reduce(unfinished, small)
-    with pytest.raises(UserError, match="is the archive itself"):
-        reduce(whole, whole)
+    with pytest.raises(UserError, match=r"is not as it was written \(train/loss\)"):
+        reduce(changed, small)
+    before = unfinished.read_bytes()
+    with pytest.raises(UserError, match="is there already"):
+        reduce(whole, unfinished)
+    assert unfinished.read_bytes() == before
     assert not small.exists()
     reduce(whole, small)
     with pytest.raises(UserError, match="is a reduced copy already"):
         reduce(small, tmp_path / "smaller.h5")
+
+
+def test_a_copy_takes_no_new_scores(call, make_record, tmp_path):
+    settings = load_job("cifar100_edm").model_dump(mode="json")
+    write_results(tmp_path / "whole.h5", make_record(config=settings, confusion=None, scores={}))
+    reduce(tmp_path / "whole.h5", tmp_path / "small.h5")
+    code, _, complaint = call("evaluate", tmp_path / "small.h5")
+    assert (code, complaint.count("\n")) == (2, 1)
+    assert "give the whole archive" in complaint
