@@ -6,6 +6,7 @@ and two linear layers learn what becomes of all of them together.
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from hpcvision.config import GroupedCNNConfig
 from hpcvision.models.layers import scaled
@@ -26,7 +27,6 @@ class GroupedCNN(nn.Module):
             nn.MaxPool2d(2),
             *convolution(second, third, 3),
             *convolution(third, fourth, 3),
-            *(nn.AdaptiveMaxPool2d(1), nn.Flatten()),
         )
         self.head = nn.Sequential(
             *(nn.Linear(fourth, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU()),
@@ -35,7 +35,10 @@ class GroupedCNN(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of the classes for a batch of normalised images."""
-        logits: torch.Tensor = self.head(self.features(images))
+        features = self.features(images)
+        # Not AdaptiveMaxPool2d, which has no deterministic backward pass on CUDA.
+        largest = functional.max_pool2d(features, (features.shape[2], features.shape[3])).flatten(1)
+        logits: torch.Tensor = self.head(largest)
         return logits
 
 

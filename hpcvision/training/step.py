@@ -119,9 +119,14 @@ class Step:
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
                 self.compute()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            # The end of a recording complains as well, of no more than that something was wrong before.
+            reason = str(error.__context__ or error).partition("\n")[0]
         if int(self.rank.max(torch.tensor(int(bool(reason)), device=self.rank.device))):
             self.say(f"no CUDA graph: {reason or 'another process could not record it'}; steps run one by one")
+            if self.rank.device.type == "cuda":
+                # Before torch 2.13 a broken recording goes on in the generator, and the next dropout is an error.
+                fresh = torch.Generator(self.rank.device).graphsafe_get_state()
+                torch.cuda.default_generators[torch.cuda.current_device()].graphsafe_set_state(fresh)
             # What was interrupted in the middle of a backward pass is made anew; weights were not touched.
             self.state.optimizer.zero_grad(set_to_none=True)
             self.state.ddp = wrap(self.state.trained, self.rank)

@@ -10,6 +10,7 @@ from torch import nn
 from hpcvision.config import BabyMobileNetConfig, OptimConfig
 from hpcvision.config.catalogue import load_job
 from hpcvision.config.run import MUON_MODELS
+from hpcvision.errors import UserError
 from hpcvision.models import build_model
 from hpcvision.training.optim import build_optimizer, hidden_weights, learning_rate
 
@@ -239,6 +240,37 @@ def test_muon_gets_all_weights_that_mix_channels_but_those_of_the_first_and_the_
 
 def test_every_model_that_muon_is_for_is_looked_at_above():
     assert {load_job(job).model.kind for job in HIDDEN_OF_JOBS} == set(MUON_MODELS)
+
+
+def test_muon_where_torch_has_none_is_one_line(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UserError, match=r"needs torch 2\.9, here is"):
+        build_optimizer(MUON, small_network(), 0.1)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "muon"])
+def test_a_first_step_that_fp16_skips_leaves_nothing_behind(kind, monkeypatch):
+    """Torch's fused kernel would go on with memory that nobody has written: here it is filled with NaN."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        models = skipped, expected = small_network(), small_network()
+        for model in models:
+            optimizer = build_optimizer(OptimConfig(optimizer=kind, momentum=0.9), model, torch.tensor(0.1))
+            for step in (0, 1):
+                scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+                scaler.scale(torch.ones(()))  # it makes its own tensors at the first use
+                gradients(model, step)
+                if step == 0:
+                    for parameter in model.parameters():
+                        parameter.grad.fill_(torch.inf)
+                if step == 1 or model is skipped:
+                    scaler.step(optimizer)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(skipped.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.isfinite().all()
 
 
 def test_with_muon_every_parameter_is_cleared_and_optimised_exactly_once():
