@@ -46,8 +46,11 @@ def main() -> int:
         print("needs a CUDA device; nothing was measured")
         return 3
 
-    changes = {"data.source": "synthetic", "train.global_batch_size": arguments.batch}
-    config = apply(load_job(arguments.job), changes)
+    job = load_job(arguments.job)
+    changes = {"data.source": "synthetic", "train.global_batch_size": arguments.batch, "track": "auxiliary"}
+    # Beyond its last step a schedule has no learning rate.
+    taken = WARM_UP_STEPS + 8 + (1 + arguments.rounds) * arguments.steps
+    config = apply(job, changes | {"train.steps": max(taken, job.train.steps)})
     with tempfile.TemporaryDirectory() as folder:
         rank = distributed.start(distributed.Place(), Path(folder))
     with nullcontext() if is_smoke_run else torch.cuda.stream(torch.cuda.Stream()):  # as in training/loop.py
@@ -84,7 +87,7 @@ def main() -> int:
                 "percent_of_arithmetic": 100 * arithmetic / per_step,
                 "percent_of_bandwidth": 100 * moving / per_step,
                 "unexplained_ms": 1000 * (per_step - max(arithmetic, moving)),
-                f"s_for_{config.train.steps}_steps": config.train.steps * per_step,
+                f"s_for_{job.train.steps}_steps": job.train.steps * per_step,
             }
         )
     here = {
