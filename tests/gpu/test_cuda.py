@@ -88,7 +88,12 @@ def mean_loss(step, steps):
 
 
 MUON_AND_CUTMIX = {"job": "cifar100_compact"}
-GENERATOR = {"job": "cifar100_ddpm_residual", "model__width": 0.25, "optim__learning_rate": 1e-3}
+GENERATOR = {
+    "job": "cifar100_ddpm_residual",
+    "model__width": 0.25,
+    "optim__learning_rate": 1e-3,
+    "train__precision": "bf16",
+}
 
 
 @pytest.mark.parametrize(
