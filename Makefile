@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := demo-runs
 .DELETE_ON_ERROR:
-.PHONY: demo test test-long test-slurm slurm-up slurm-down results lint
+.PHONY: install demo test test-long test-slurm slurm-up slurm-down results lint
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("hpcvision needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
 	touch $@
+
+# The virtual environment and nothing else, as on a login node.
+install: .venv/.installed
 
 # The main job, a small diffusion model with its scores, and a sweep, on drawn images: nothing is downloaded.
 demo: .venv/.installed

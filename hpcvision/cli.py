@@ -27,7 +27,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(cli_results.results_app, name="results")
 
-Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes [one per GPU, or 1].")]
+Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes (default: one per GPU, or per core).")]
 
 
 @app.command()
@@ -124,7 +124,7 @@ def data_fetch(
 
 
 @data_app.command("status")
-def data_status(name: Annotated[str | None, typer.Argument(help="One data set [all].")] = None) -> None:
+def data_status(name: Annotated[str | None, typer.Argument(help="One data set (default: all).")] = None) -> None:
     """Say which data sets are there, with the number of images of every split.
 
     Example: hpcvision data status cifar100

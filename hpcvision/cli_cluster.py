@@ -16,16 +16,22 @@ Job = Annotated[str, typer.Argument(help="Name of a job (see `hpcvision jobs`) o
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes to the job, such as optim.learning_rate=3e-4.", metavar="KEY=VALUE")
 ]
-Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of all runs [$HPCVISION_RUNS or runs/].")]
+Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of all runs (default: $HPCVISION_RUNS or runs/).")]
 Fresh = Annotated[
     bool, typer.Option("--fresh/--resume", help="Set an earlier run aside and start again, or go on with it.")
 ]
-Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes on every node [one per GPU, or 1].")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Processes on every node (default: one per GPU, or 1; with local, per core).")
+]
 Cluster = Annotated[str, typer.Option(help="Cluster profile: a name in slurm/profiles or a .toml file.")]
-Nodes = Annotated[int | None, typer.Option(min=1, help="Slurm: nodes of the job [the profile's].")]
-Gpus = Annotated[int | None, typer.Option("--gpus-per-node", min=0, help="Slurm: GPUs a node [the profile's].")]
-Minutes = Annotated[int | None, typer.Option(min=1, help="Slurm: time limit of a stay [the profile's].")]
-Wanted = Annotated[str | None, typer.Argument(metavar="RUN", help="Part of a run's name or fingerprint [all].")]
+Nodes = Annotated[int | None, typer.Option(min=1, help="Slurm: nodes of the job (default: the profile's).")]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus-per-node", min=0, help="Slurm: GPUs a node (default: the profile's).")
+]
+Minutes = Annotated[int | None, typer.Option(min=1, help="Slurm: time limit of a stay (default: the profile's).")]
+Wanted = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="Part of a run's name or fingerprint (default: all).")
+]
 
 
 def configured(job: str, overrides: list[str] | None) -> "RunConfig":
@@ -175,14 +181,17 @@ def cancel(
 
     folder = runs_folder(runs)
     ids, others = status.cancel(status.matching(folder, None if wanted == "all" else wanted), folder)
-    print(f"cancelled {len(ids)} job(s): {', '.join(ids)}" if ids else "none of these runs is in the queue")
+    nothing = "none of these runs is in the queue; one of this machine saves and ends at Ctrl-C or kill -TERM"
+    print(f"cancelled {len(ids)} job(s): {', '.join(ids)}" if ids else nothing)
     if others:
         print(f"these runs shared them: {', '.join(others)}; hpcvision resume submits them again")
 
 
 def resume(
     wanted: Annotated[str, typer.Argument(metavar="RUN", help="Part of the names or fingerprints of runs, or all.")],
-    cluster: Annotated[str | None, typer.Option(help="Cluster profile [the one it was submitted with].")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Cluster profile (default: the one it was submitted with).")
+    ] = None,
     minutes: Minutes = None,
     runs: Runs = None,
 ) -> None:
@@ -215,10 +224,14 @@ def doctor(
 
 
 def init(
-    account: Annotated[str | None, typer.Option(help="Slurm account [asked for where you have several].")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partition [asked for where several have GPUs].")] = None,
+    account: Annotated[
+        str | None, typer.Option(help="Slurm account (default: asked for where you have several).")
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Partition (default: asked for where several have GPUs).")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write [~/.config/hpcvision/CLUSTER.toml].")
+        Path | None, typer.Option("-o", "--output", help="File to write (default: ~/.config/hpcvision/CLUSTER.toml).")
     ] = None,
 ) -> None:
     """Write the profile of the cluster that this is a login node of.

@@ -8,15 +8,17 @@ import typer
 from hpcvision.errors import UserError
 
 Run = Annotated[Path, typer.Argument(help="The folder of a diffusion run, or its results.h5.")]
-Sampler = Annotated[str | None, typer.Option(help="ddim, ddpm, heun or dpm_solver_2m [the run's].")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Evaluations per image [the run's; 50 for another sampler].")]
-GuidanceScale = Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none [the run's].")]
+Sampler = Annotated[str | None, typer.Option(help="ddim, ddpm, heun or dpm_solver_2m (default: the run's).")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Evaluations per image (default: the run's; 50 for another sampler).")
+]
+GuidanceScale = Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none (default: the run's).")]
 GuidanceInterval = Annotated[
-    str | None, typer.Option(help="Guide only between these two noise levels, such as 0.2,2.5 [the run's].")
+    str | None, typer.Option(help="Guide only between these two noise levels, such as 0.2,2.5 (default: the run's).")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first image; the others count on from it.")]
-Weights = Annotated[str | None, typer.Option(help="raw or ema [the run's headline].")]
-Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes [one per GPU, or per core].")]
+Weights = Annotated[str | None, typer.Option(help="raw or ema (default: the run's headline).")]
+Processes = Annotated[int | None, typer.Option(min=1, help="Number of processes (default: one per GPU, or per core).")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The .h5 to write; a picture comes beside it.")]
 
 
@@ -24,12 +26,16 @@ def sample(
     run: Run,
     sampler: Sampler = None,
     steps: Steps = None,
-    eta: Annotated[float | None, typer.Option(help="ddim: share of ddpm's noise that is added [the run's].")] = None,
-    variance: Annotated[str | None, typer.Option(help="ddpm: small, large or analytic [the run's].")] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="ddim: share of ddpm's noise that is added (default: the run's).")
+    ] = None,
+    variance: Annotated[str | None, typer.Option(help="ddpm: small, large or analytic (default: the run's).")] = None,
     guidance_scale: GuidanceScale = None,
     guidance_interval: GuidanceInterval = None,
-    classes: Annotated[str | None, typer.Option(help="Names or numbers, such as rose,fox [all in turn].")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="How many [64; with --forward 4].")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names or numbers, such as rose,fox (default: all in turn).")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="How many (default: 64; with --forward 4).")] = None,
     seed: Seed = 0,
     weights: Weights = None,
     forward: Annotated[
@@ -75,7 +81,8 @@ def interpolate(
     points: Annotated[int, typer.Option(min=2, help="Images from one end to the other, ends included.")] = 10,
     sampler: Sampler = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Network evaluations per image [the run's; with --from-images 200].")
+        int | None,
+        typer.Option(min=1, help="Network evaluations per image (default: the run's; with --from-images 200)."),
     ] = None,
     guidance_scale: GuidanceScale = None,
     guidance_interval: GuidanceInterval = None,
@@ -115,21 +122,21 @@ def evaluate(
     run: Run,
     images: Annotated[int, typer.Option(min=1, help="Images of every set, all classes alike.")] = 10_000,
     steps_grid: Annotated[
-        str | None, typer.Option(help="Network evaluations per image, such as 5,10,20,50,1000 [the run's].")
+        str | None, typer.Option(help="Network evaluations per image, such as 5,10,20,50,1000 (default: the run's).")
     ] = None,
     sets: Annotated[int, typer.Option(min=1, help="Sets of images, each with seeds of its own.")] = 3,
     against: Annotated[str, typer.Option(help="Splits of real images to compare with.")] = "test,train",
     extractor: Annotated[
         Path | None,
         typer.Option(
-            help="inception, a file of its weights (.pth), or a classifier's run [for CIFAR-100 cifar100_features]."
+            help="inception, a file of it (.pth), or a classifier's run (default of CIFAR-100: cifar100_features)."
         ),
     ] = None,
     sampler: Sampler = None,
     guidance_scale: GuidanceScale = None,
     guidance_interval: GuidanceInterval = None,
     seed: Seed = 0,
-    weights: Annotated[str | None, typer.Option(help="raw, ema or raw,ema [all that are there].")] = None,
+    weights: Annotated[str | None, typer.Option(help="raw, ema or raw,ema (default: all that are there).")] = None,
     processes: Processes = None,
 ) -> None:
     """Score a model's images: distance to real ones, precision, recall, agreement, seconds; into its results.h5.

@@ -30,7 +30,7 @@ def writing(output: Path | None) -> Iterator[None]:
 
 @results_app.command("list")
 def results_list(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of runs [$HPCVISION_RUNS or runs/].")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder of runs (default: $HPCVISION_RUNS or runs/).")] = None,
     where: Annotated[
         str | None, typer.Option(help="Only such runs, as 'model.kind == \"addnist_cnn\" and accuracy > 0.5'.")
     ] = None,
@@ -82,7 +82,9 @@ def export(
         str | None,
         typer.Option("--table", help="Of a run train, evaluate, ledger, summary; of a sweep trials, rungs, summary."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write [standard output].")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write (default: standard output).")
+    ] = None,
 ) -> None:
     """Write a table of a run or a sweep for other programs: its curves or trials, unless --table says another.
 
@@ -172,7 +174,7 @@ def archives_of(files: list[Path]) -> list[Path]:
 def plot(
     files: Archives,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [training.png or sweep.png beside].")
+        Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG (default: training.png or sweep.png beside).")
     ] = None,
 ) -> None:
     """Draw the training graph of a run, of several over each other, or a sweep's objective against what it turned.
@@ -196,7 +198,9 @@ def plot(
 
 def gallery(
     files: Archives,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG [samples.png beside].")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="PNG, PDF or SVG (default: samples.png beside).")
+    ] = None,
 ) -> None:
     """Draw all samples and interpolations of a diffusion model, or the samples of several from the same noise.
 

@@ -16,20 +16,24 @@ if TYPE_CHECKING:
 def sweep(
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of a sweep, or path of a sweep file.")],
     overrides: Overrides = None,
-    trials: Annotated[int | None, typer.Option(help="Number of trials [the sweep's own].")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials (default: the sweep's own).")] = None,
     cpus_per_trial: Annotated[float, typer.Option(min=0.1, help="CPU cores of every trial.")] = 1.0,
-    per_gpu: Annotated[int | None, typer.Option(min=1, help="Trials on a GPU at the same time [up to 8].")] = None,
+    per_gpu: Annotated[
+        int | None, typer.Option(min=1, help="Trials on a GPU at the same time (default: up to 8).")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show ten configurations; Slurm: and the script.")
     ] = False,
     cluster: Annotated[str, typer.Option(help="Cluster profile: a name in slurm/profiles or a .toml file.")] = "local",
-    nodes: Annotated[int | None, typer.Option(min=1, help="Slurm: nodes of one job, joined by Ray [1].")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Slurm: nodes of one job, joined by Ray (default: 1).")
+    ] = None,
     array: Annotated[
         int | None, typer.Option(min=1, help="Slurm: instead, so many jobs apart from each other, a share each.")
     ] = None,
     cpus_per_node: Annotated[
-        int | None, typer.Option(min=1, help="Slurm: CPU cores on every node [the profile's, for each GPU].")
+        int | None, typer.Option(min=1, help="Slurm: CPU cores on every node (default: the profile's, for each GPU).")
     ] = None,
     gpus_per_node: Gpus = None,
     minutes: Minutes = None,

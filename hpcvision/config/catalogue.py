@@ -38,7 +38,7 @@ def find(name: Shelf, wanted: str) -> Path:
         path = Path(wanted)
         if path.is_file():
             return path
-        raise UserError(f"{wanted!r} does not exist; give the path of a file, or a name that `hpcvision {name}` lists")
+        raise UserError(f"{wanted!r} does not exist; give the path of a file, or one of {', '.join(names(name))}")
     path = shelf(name) / f"{wanted}.py"
     if path.is_file():
         return path

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -24,7 +25,7 @@ from hpcvision.models.counting import stored_numbers_of
 from hpcvision.place import Place
 from hpcvision.report import tables
 from hpcvision.results.sweeps import sweep_is_finished
-from hpcvision.rundir import RunDir, write_json
+from hpcvision.rundir import RunDir, runs_folder, write_json
 from hpcvision.stopping import INTERRUPTED, StopRequest, leave_seconds
 from hpcvision.sweep.collect import Sweep, write_archive
 from hpcvision.sweep.plan import Plan, check_objective, make_plan
@@ -132,7 +133,9 @@ def run_sweep(
     if archive:
         print(f"  {archive}")
     if stopped:
-        print(f"stopped; `hpcvision sweep {wanted} --resume` goes on from here")
+        place_of_runs = [] if runs == runs_folder(None) else ["--runs", str(runs)]
+        words = ["hpcvision", "sweep", wanted, *shlex.split(plan.given), *place_of_runs, "--resume"]
+        print(f"stopped; `{shlex.join(words)}` goes on from here")
         return 0 if place.is_slurm_task else INTERRUPTED
     failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
     if failed:

@@ -24,7 +24,6 @@ from hpcvision.training.board import Board
 from hpcvision.training.journal import Journal, ledger
 from hpcvision.training.optim import learning_rate
 from hpcvision.training.progress import Drawn, progress_of_run
-from hpcvision.training.state import NEVER, Outcome, State
 from hpcvision.training.tasks import Evaluation, Task
 
 # The ranks agree to stop about twice a second: a queue gives 30 seconds between SIGTERM and SIGKILL, and on a GPU each
@@ -39,7 +38,7 @@ class Bookkeeping:
     """The files and the cadence around the steps."""
 
     def __init__(
-        self, config: RunConfig, rundir: RunDir, rank: Rank, task: Task, state: State, parameters: int
+        self, config: RunConfig, rundir: RunDir, rank: Rank, task: Task, state: states.State, parameters: int
     ) -> None:
         self.config, self.rundir, self.rank, self.task, self.state = config, rundir, rank, task, state
         self.parameters = parameters
@@ -134,12 +133,12 @@ class Bookkeeping:
         norm = torch.nn.utils.get_total_norm([weight.detach() for weight in self.state.model.parameters()])
         seconds = (time.monotonic() - self.agreed_at) / max(1, self.state.step - self.step_at_agreement)
         votes = torch.tensor([stop.code, math.ceil(1000 * seconds), 0, 0], device=self.rank.device)
-        votes[2], votes[3] = -self.state.first_bad_step, -torch.where(norm.isfinite(), NEVER, self.state.step)
+        votes[2], votes[3] = -self.state.first_bad_step, -torch.where(norm.isfinite(), states.NEVER, self.state.step)
         code, slowest, *bad = (int(value) for value in self.rank.max(votes).tolist())
         bad_loss, bad_weights = -bad[0], -bad[1]
         self.agreed_at, self.step_at_agreement = time.monotonic(), self.state.step
         self.next_agreement = self.state.step + min(AGREE_AT_MOST_EVERY, max(1, AGREE_MILLISECONDS // max(1, slowest)))
-        if min(bad_loss, bad_weights) != NEVER:
+        if min(bad_loss, bad_weights) != states.NEVER:
             if self.saved_step == bad_loss - 1:  # made of the very weights whose loss is not finite
                 kept = checkpoint.drop_newest(self.rundir) if self.rank.is_main else 0
                 self.saved_step = int(self.rank.max(torch.tensor(kept, device=self.rank.device)))
@@ -201,8 +200,7 @@ class Bookkeeping:
 
     def evaluate_if_missing(self, stop: StopRequest) -> None:
         """Make up for what is missing of this very step's evaluation, when the last stay ended amid or before it."""
-        step = self.state.step
-        every = self.config.cadence.evaluate_every
+        step, every = self.state.step, self.config.cadence.evaluate_every
         if not step or (step % every and step != self.config.train.steps and not stop.pause(step)):
             return
         events = self.journal.events if self.journal else []
@@ -262,32 +260,34 @@ class Bookkeeping:
             strips=artefacts.strips,
         )
 
-    def interrupted(self, reason: str) -> Outcome:
+    def interrupted(self, reason: str) -> states.Outcome:
         """The end of a stay before the last step; everything is saved already."""
         if self.journal:
             self.journal.add("stop", step=self.state.step, reason=reason)
         self.progress.say(f"stopped at step {self.state.step:,} ({reason}); the same command goes on from here")
-        return Outcome(finished=False, step=self.state.step, reason=reason, scores={})
+        return states.Outcome(finished=False, step=self.state.step, reason=reason, scores={})
 
-    def finish(self, split: data.SplitName) -> Outcome:
+    def finish(self, split: data.SplitName) -> states.Outcome:
         """Score the last step on `split`, the test split once and for all, and write the finished archive."""
         from hpcvision.results.writer import write_results
 
         state, config = self.state, self.config
-        if self.journal and split == "test":
-            self.journal.add("test_read", step=state.step)
         # The headline weights come last, so the scores without a suffix are theirs.
+        kinds = sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline)
         artefacts, scores = Artefacts(), dict[str, float]()
         drawn = Drawn(self.progress, self.task.images_to_draw, self.rank.world_size, step=state.step)
-        for kind in sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline):
+        for kind in kinds:  # before the test split is read: a run that is stopped amid its pictures comes back here
+            made = self.task.pictures(states.load_for_evaluation(state, kind, self.rank), kind, drawn)
+            artefacts = replace(made, samples=artefacts.samples | made.samples)
+        if self.journal and split == "test":
+            self.journal.add("test_read", step=state.step)
+        for kind in kinds:
             model = states.load_for_evaluation(state, kind, self.rank)
             evaluation = self.evaluated.get((kind, state.step, split)) or self.task.evaluate(model, split)
             if self.journal and split == "test":
                 self.journal.add("evaluate", step=state.step, split=split, weights=kind, **evaluation.scores)
             scores |= {f"{name}_{kind}": value for name, value in evaluation.scores.items()}
-            made = self.task.finish(state.evaluated, kind, evaluation, drawn)
-            artefacts = replace(made, samples=artefacts.samples | made.samples)
-        artefacts.scores = artefacts.scores | scores
+            artefacts.scores, artefacts.confusion = evaluation.scores | scores, self.task.confusion(evaluation)
         weights = self.weights()
         if self.journal and self.board:
             for name, samples in artefacts.samples.items():
@@ -297,4 +297,4 @@ class Bookkeeping:
             self.journal.add("stop", step=state.step, reason="finished")
             write_results(self.rundir.results, self.record(weights, finished=True, artefacts=artefacts, split=split))
             self.journal.add("finished", step=state.step)
-        return Outcome(finished=True, step=state.step, reason="finished", scores=artefacts.scores)
+        return states.Outcome(finished=True, step=state.step, reason="finished", scores=artefacts.scores)

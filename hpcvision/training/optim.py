@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from hpcvision.config import OptimConfig
-from hpcvision.errors import UserError
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -38,10 +37,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module, rate: torch.Tensor | 
 
     rate: the learning rate, as a 0-dim float32 tensor on the model's device whose value the caller changes: a CUDA
     graph reads it at every replay. Only torch's fused optimisers take one without waiting for the device.
-    Raises UserError for Muon where torch has none.
     """
-    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        raise UserError(f"optim.optimizer=muon needs torch 2.9, here is {torch.__version__}; upgrade it, or take sgd")
     hidden = hidden_weights(model) if config.optimizer == "muon" else []
     taken = set(map(id, hidden))
     parameters = [parameter for parameter in model.parameters() if id(parameter) not in taken]

@@ -67,11 +67,14 @@ class Task(Protocol):
     def inputs(self, step: int, count: int) -> torch.Tensor:
         """(count, 3, H, W) in [0, 1]: what the network is shown at `step`, as a picture for people."""
 
-    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation, progress: Progress) -> Artefacts:
-        """What goes into the archive of a finished run from this set of weights; call it on every rank."""
+    def pictures(self, model: nn.Module, weights: Weights, progress: Progress) -> Artefacts:
+        """What a finished run's archive gets that this set of weights draws, if it does; call it on every rank."""
+
+    def confusion(self, evaluation: Evaluation) -> NDArray[np.int64] | None:
+        """(classes, classes): row = true class, column = predicted class; None where nothing is classified."""
 
     def stop_with(self, stop: StopRequest) -> None:
-        """From now on leave `finish` with DrawingStopped, between two batches of images, when asked to stop."""
+        """From now on leave `pictures` with DrawingStopped, between two batches of images, when asked to stop."""
 
     def preview(self, current: Callable[[], nn.Module]) -> NDArray[np.uint8] | None:
         """(N, H, W, 3) uint8: what the current model draws, if it draws; call it on every rank."""
@@ -156,16 +159,20 @@ class Classify:
         }
         return Evaluation(scores, labels.cpu(), predictions)
 
-    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation, progress: Progress) -> Artefacts:
-        """The confusion matrix of the given evaluation."""
+    def pictures(self, model: nn.Module, weights: Weights, progress: Progress) -> Artefacts:
+        """None."""
         del model, weights, progress
+        return Artefacts()
+
+    def confusion(self, evaluation: Evaluation) -> NDArray[np.int64]:
+        """Of the images of the evaluation."""
         assert evaluation.labels is not None, "made by evaluate()"
         assert evaluation.predictions is not None, "made by evaluate()"
         matrix = accuracy.confusion_matrix(evaluation.labels, evaluation.predictions, self.config.model.num_classes)
-        return Artefacts(scores=evaluation.scores, confusion=matrix.numpy())
+        return matrix.numpy()
 
     def stop_with(self, stop: StopRequest) -> None:
-        """Nothing: a classifier is finished in no time."""
+        """Nothing: a classifier draws no pictures."""
 
     def preview(self, current: Callable[[], nn.Module]) -> None:
         """Nothing: a classifier draws no pictures."""
@@ -241,9 +248,9 @@ class Diffuse:
         assert int(total[1]) == len(labels), "each image exactly once"
         return Evaluation({"loss": float(total[0] / total[1])})
 
-    def finish(self, model: nn.Module, weights: Weights, evaluation: Evaluation, progress: Progress) -> Artefacts:
+    def pictures(self, model: nn.Module, weights: Weights, progress: Progress) -> Artefacts:
         """Samples of both sets of weights; of the headline's also interpolations and strips."""
-        artefacts, settings = Artefacts(scores=evaluation.scores), self.config.sample
+        artefacts, settings = Artefacts(), self.config.sample
         gallery = Gallery(self.generator, model, weights, self.noise_power(model), progress)
         headline = weights == self.config.ema.headline
         if settings.images:
@@ -256,6 +263,9 @@ class Diffuse:
             artefacts.interpolations = gallery.interpolations()
             artefacts.strips["denoising"] = gallery.denoising()
         return artefacts
+
+    def confusion(self, evaluation: Evaluation) -> None:
+        """None."""
 
     def noise_power(self, model: nn.Module) -> dict[int, float] | None:
         """For the analytic variance, if the run samples with it."""

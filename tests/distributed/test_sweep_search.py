@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -31,6 +33,7 @@ from hpcvision.config import CAPS
 from hpcvision.data.splits import Split, save_prepared
 from hpcvision.results.digests import broken_seals
 from hpcvision.rundir import read_journal
+from hpcvision.verify import verify
 
 pytestmark = pytest.mark.long  # minutes, for which `make test` has no room; `make test-long` runs it
 
@@ -200,12 +203,12 @@ def test_a_stopped_sweep_saves_all_trials_and_goes_on_from_there(
     os.kill(process.pid, number)
     result = end(process)
     assert result.returncode == 130, result.stderr
-    assert "--resume` goes on from here" in result.stdout
+    (words,) = re.findall(r"stopped; `hpcvision (.*)` goes on from here", result.stdout)
     assert nothing_is_left()
     reasons = [event["reason"] for path in started for event in events(path.parent, "stop")]
     assert reasons
     assert set(reasons) <= {"sweep stopped", "SIGTERM", "finished"}
-    result = hpcvision("sweep", file, "--resume", runs=tmp_path)
+    result = hpcvision(*shlex.split(words), runs=tmp_path)
     assert result.returncode == 0, result.stderr
     assert columns(tmp_path) == columns(reference)
 
@@ -296,6 +299,12 @@ def halved(jobs: dict[str, Path], workplace: Path) -> Path:
 
 def test_poor_trials_are_stopped_at_rungs_for_reasons_that_are_stored(halved: Path) -> None:
     halving_is_whole(halved)
+
+
+def test_a_sweep_of_which_trials_were_stopped_passes_verify(halved: Path) -> None:
+    found = list(verify(halved / "search-sweep/sweep.h5"))
+    assert [finding for finding in found if finding.verdict == "FAIL"] == []
+    assert len(found) > 5
 
 
 def test_a_trial_that_paused_at_rungs_equals_one_that_ran_through(

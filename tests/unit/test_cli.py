@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import typer
 from matplotlib.image import imread
+from rich.text import Text
 
 from hpcvision import cli
 from hpcvision.config.catalogue import load_job
@@ -70,6 +71,16 @@ def test_help_has_an_example_loads_no_large_library_and_takes_less_than_half_a_s
     assert "hpcvision " + " ".join(words) in out.replace("\n", " ")
     assert err.strip() == "LOADED"
     assert fastest < 0.5
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_no_word_of_a_help_text_is_taken_for_markup(words):
+    """Rich drops what stands in brackets when it looks like a style."""
+    command = typer.main.get_command(cli.app)
+    for word in words:
+        command = command.commands[word]
+    for text in filter(None, [command.help, *(getattr(option, "help", None) for option in command.params)]):
+        assert Text.from_markup(text).plain == text
 
 
 def test_every_command_of_the_manual_is_there():

@@ -10,7 +10,6 @@ from torch import nn
 from hpcvision.config import BabyMobileNetConfig, OptimConfig
 from hpcvision.config.catalogue import load_job
 from hpcvision.config.run import MUON_MODELS
-from hpcvision.errors import UserError
 from hpcvision.models import build_model
 from hpcvision.training.optim import build_optimizer, hidden_weights, learning_rate
 
@@ -240,12 +239,6 @@ def test_muon_gets_all_weights_that_mix_channels_but_those_of_the_first_and_the_
 
 def test_every_model_that_muon_is_for_is_looked_at_above():
     assert {load_job(job).model.kind for job in HIDDEN_OF_JOBS} == set(MUON_MODELS)
-
-
-def test_muon_where_torch_has_none_is_one_line(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UserError, match=r"needs torch 2\.9, here is"):
-        build_optimizer(MUON, small_network(), 0.1)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "muon"])

@@ -10,6 +10,7 @@ from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
+from hpcvision.launch.cluster import resume_runs
 from hpcvision.launch.record import Record, record_own_job
 from hpcvision.launch.status import matching, status_of, statuses
 from hpcvision.launch.watch import log_of
@@ -101,6 +102,16 @@ def test_why_a_job_ended_is_told_in_words_with_what_goes_on(run, state, words):
     beat(run, seconds_ago=600)
     found = status_of(run, RECORD, job(state))
     assert (found.state, found.words) == ("stopped", f"{words}; hpcvision resume goes on from its last checkpoint")
+
+
+def test_a_run_of_this_machine_is_not_sent_to_the_queue(run):
+    beat(run, seconds_ago=600, job_id="local-1")
+    run.checkpoint.touch()
+    assert status_of(run, None, {}).words == "the same command goes on from its last checkpoint"
+    with pytest.raises(UserError, match="this machine ran goes on by the same `hpcvision train`"):
+        resume_runs([run], run.folder.parent, cluster=None, minutes=None)
+    with pytest.raises(UserError, match="--cluster=local is this machine"):
+        resume_runs([run], run.folder.parent, cluster="local", minutes=None)
 
 
 def test_what_slurm_knows_of_the_end_outranks_what_a_neighbour_wrote(run):

@@ -156,6 +156,12 @@ CHANGES = {
 }
 
 
+def test_an_unfinished_run_has_the_steps_that_it_has_made_and_a_finished_one_all(make_record, tmp_path):
+    for finished in (False, True):
+        write_results(tmp_path / "run.h5", make_record(finished=finished, steps=40))
+        assert ("settings" in failed(tmp_path / "run.h5")) == finished
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_does_not_add_up_is_found_behind_hashes_that_fit(name, stored):
     change, subject, words = CHANGES[name]
