@@ -96,7 +96,7 @@ def setup_lines(profile: Profile) -> tuple[Finding, Torch | None]:
 def reinstall(profile: Profile) -> str:
     """How to get a torch for the site's cards: where its wheels are is the site's matter, so the profile's."""
     if profile.torch_index:
-        return f"pip install --force-reinstall -i {profile.torch_index} torch torchvision"
+        return f"pip uninstall -y torch torchvision; pip install -i {profile.torch_index} torch torchvision"
     return "take the command for an older CUDA from pytorch.org/get-started, and keep its address as torch_index"
 
 

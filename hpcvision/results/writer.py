@@ -202,9 +202,12 @@ def fill_samples(file: h5py.File, name: str, samples: Samples) -> None:
         column(group, "merit", samples.merit, "f8", "what `rule` says of each image; higher is better")
     dataset = pictures(group, samples.images)
     how = "selected by `rule`" if "rule" in samples.attributes else "not selected"
-    dataset.attrs["description"] = f"generated images, {how}; height x width x red, green, blue"
+    what, seeds = f"generated images, {how}", "seed of each image's noise"
+    if samples.attributes.get("real"):
+        what, seeds = "validation images, nothing of them generated", "place of each among the validation images"
+    dataset.attrs["description"] = f"{what}; height x width x red, green, blue"
     column(group, "labels", samples.labels, "i8", "class of each image")
-    column(group, "seeds", samples.seeds, "i8", "seed of each image's noise")
+    column(group, "seeds", samples.seeds, "i8", seeds)
 
 
 def fill_rows(file: h5py.File, path: str, rows: Rows, description: str) -> None:

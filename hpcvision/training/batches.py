@@ -1,6 +1,7 @@
 """The images of a run on the device, and which of them, how varied, make up the batch of every step."""
 
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -42,10 +43,14 @@ class Batches:
         return split
 
     @cached_property
-    def described(self) -> dict[str, str]:
-        """Name and source of the data, and the digests of what is held; hashed when first asked, not before a run."""
+    def described(self) -> dict[str, Any]:
+        """Name and source of the data, what pixels from 0 to 1 are shifted and divided by, digests of what is held.
+
+        Those are computed when first asked for, not before a run.
+        """
         about = {"name": data.describe(self.config.data, **self.shape), "source": self.config.data.source}
-        return about | {f"{split}_sha256": self.digest(split) for split in HELD}
+        statistics = {"mean": list(self.mean), "standard_deviation": list(self.std)}
+        return about | statistics | {f"{split}_sha256": self.digest(split) for split in HELD}
 
     def digest(self, split: data.SplitName) -> str:
         """SHA-256 over the images and labels of a split."""

@@ -130,7 +130,7 @@ def from_images(work: Work) -> None:
     ends = rows.images[0, [0, -1]].astype(np.float64)
     difference = ends - real.permute(0, 2, 3, 1).numpy()
     rows.attributes["reconstruction_error"] = np.sqrt(np.square(difference).mean((1, 2, 3)))
-    originals = Samples(real.permute(0, 2, 3, 1).numpy(), labels.numpy(), np.asarray(options["images"]), {})
+    originals = Samples(real.permute(0, 2, 3, 1).numpy(), labels.numpy(), np.asarray(options["images"]), {"real": True})
     work.write(samples={"real": originals}, interpolations={"slerp_of_real": rows})
 
 

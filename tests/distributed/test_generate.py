@@ -80,7 +80,8 @@ def test_real_images_are_encoded_and_decoded_with_their_error(generated: Finishe
     words = ("--from-images", "3,17", "--steps", 25, "--points", 3, "--processes", 1)
     made = drawn(generated.folder, *words, command="interpolate", into=tmp_path)
     way, real = made["interpolations/slerp_of_real"], made["samples/real"]["images"]
-    assert way["validation_images"].tolist() == [3, 17]
+    assert way["validation_images"].tolist() == made["samples/real"]["seeds"].tolist() == [3, 17]
+    assert made["samples/real"]["real"]
     difference = way["images"][0, [0, -1]].astype(float) - real
     assert way["reconstruction_error"] == pytest.approx(np.sqrt(np.square(difference).mean((1, 2, 3))))
 

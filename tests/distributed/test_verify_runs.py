@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 
 import h5py
+import torch
 from real_processes import FinishedRun, hpcvision
 
-from hpcvision.results import digests
+from hpcvision import data
+from hpcvision.results import digests, load, load_model
 
 
 def test_scores_are_computed_anew_from_weights_and_data(finished: FinishedRun) -> None:
@@ -16,6 +18,17 @@ def test_scores_are_computed_anew_from_weights_and_data(finished: FinishedRun) -
     assert line.startswith("PASS")
     assert "test accuracy 0." in line
     assert "FAIL" not in result.stdout
+
+
+def test_the_weights_and_the_normalisation_in_the_file_give_its_accuracy(finished: FinishedRun) -> None:
+    run = load(finished.folder)
+    model = run.config.model
+    test = data.load(run.config.data, "test", image_size=model.image_size, num_classes=model.num_classes)
+    mean, deviation = (torch.tensor(run.data[name])[:, None, None] for name in ("mean", "standard_deviation"))
+    with torch.no_grad():
+        logits = load_model(finished.folder)((test.images / 255 - mean) / deviation)
+    accuracy = float((logits.argmax(1) == test.labels).double().mean())
+    assert abs(accuracy - run.scores["test"].values["accuracy"].mean) < 0.003
 
 
 def test_a_reduced_copy_gives_the_same_scores(finished: FinishedRun, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ OF_CU126 = [50, 60, 70, 75, 80, 86, 90]
 OF_CU130 = [75, 80, 86, 90, 100, 120]
 
 
+ANOTHER_TORCH = "pip uninstall -y torch torchvision; pip install -i HERE torch torchvision"
+
+
 @pytest.mark.parametrize(
     "capability, built, runs",
     [(61, OF_CU126, True), (61, OF_CU130, False), (70, OF_CU130, False), (75, OF_CU130, True), (89, OF_CU130, True)],
@@ -27,10 +30,20 @@ def test_kernels_run_on_cards_of_the_same_major_version_and_at_least_the_same_mi
     "kind, built, verdict, words",
     [
         ("turing", OF_CU130, "PASS", "turing (7.5): this torch has kernels for it; no native bf16"),
-        ("pascal", OF_CU130, "FAIL", "pascal (6): no kernels in this torch (oldest: 7.5); pip install -i HERE torch"),
+        (
+            "pascal",
+            OF_CU130,
+            "FAIL",
+            f"pascal (6): no kernels in this torch (oldest: 7.5); {ANOTHER_TORCH}",
+        ),
         ("nvidia_a100", OF_CU130, "PASS", "nvidia_a100 (8): this torch has kernels for it"),
         ("mystery", OF_CU130, "WARN", "mystery: of unknown kind; look with: srun --gres=gpu:1 nvidia-smi"),
-        ("a100", [], "FAIL", "this torch has no kernels for GPUs; pip install -i HERE torch torchvision"),
+        (
+            "a100",
+            [],
+            "FAIL",
+            f"this torch has no kernels for GPUs; {ANOTHER_TORCH}",
+        ),
     ],
 )
 def test_the_partitions_cards_are_compared_with_the_kernels_of_the_installed_torch(
