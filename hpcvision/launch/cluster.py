@@ -263,9 +263,8 @@ def print_script(
 
 def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes: int | None) -> None:
     """Submit runs again as they were submitted, with what is given instead; those of one kind together."""
-    here = "what this machine ran goes on by the same `hpcvision train` or `submit` command"
     if cluster and load_profile(cluster).executor == "local":
-        raise UserError(f"--cluster={cluster} is this machine: {here}")
+        raise UserError(f"--cluster={cluster} is this machine: what it ran goes on by the same command as before")
     kinds: dict[tuple[str, Placement, int, int], list[RunConfig]] = {}
     for rundir in found:
         record = Record.of(rundir)
@@ -275,7 +274,7 @@ def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes
         if rundir.is_finished or (len(found) > 1 and not known and cluster is None):
             continue  # of several, those that a cluster has had
         if not known and cluster is None:
-            raise UserError(f"{rundir.folder.name} was not submitted to a cluster: {here}; or say where with --cluster")
+            raise UserError(f"{rundir.folder.name} was not submitted: the same command goes on; or give --cluster")
         where = cluster or (record.cluster if record else "")
         place = Placement(**record.place) if record and known and not cluster else placed(load_profile(where))
         place = replace(place, minutes=minutes or place.minutes)

@@ -181,7 +181,7 @@ def over(
     beats = heartbeat is not None and time.time() - heartbeat.time < QUIET_SECONDS
     if beats and heartbeat and (record is None or not heartbeat.job_id.startswith("slurm")):
         return "running", f"on {heartbeat.host}: {heartbeat.numbers}"
-    how = "hpcvision resume" if record else "the same command"
+    how = "hpcvision resume" if record and record.place else "the same command"
     on = f"; {how} goes on from its last checkpoint"
     if job is not None and job.state in ENDS:  # what ranks wrote then is only that they have lost another one
         return "stopped" if has_steps or job.state == "CANCELLED" else "failed", ENDS[job.state] + on

@@ -12,7 +12,10 @@ HIGHER_IS_BETTER = {"loss": False, "accuracy": True}
 
 @dataclass
 class Samples:
-    """Generated images, (N, H, W, 3) uint8, with labels (N,) and seeds (N,); one seed makes one image."""
+    """Drawn images (or real ones, with the attribute `real`), (N, H, W, 3) uint8, with labels (N,) and seeds (N,).
+
+    One seed makes one image.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -46,6 +49,7 @@ class Record:
     steps: int
     finished: bool
     data: dict[str, Any]
+    """Name, source, normalisation, SHA-256 of each split."""
     """Human name of the data and SHA-256 of each split that was used."""
     train: list[dict[str, Any]]
     evaluate: list[dict[str, Any]]

@@ -47,7 +47,7 @@ class Run:
     """The configuration as plain values, nested."""
     caps: dict[str, int] = field(repr=False)
     data: dict[str, Any] = field(repr=False)
-    """Name, source and SHA-256 of each split."""
+    """Name, source, normalisation, and SHA-256 of each split."""
     provenance: dict[str, Any] = field(repr=False)
     """Code, packages, machine, device, queue."""
     scores: dict[str, Score] = field(repr=False)

@@ -5,12 +5,9 @@ import json
 import os
 import shlex
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -26,10 +23,11 @@ from hpcvision.place import Place
 from hpcvision.report import tables
 from hpcvision.results.sweeps import sweep_is_finished
 from hpcvision.rundir import RunDir, runs_folder, write_json
-from hpcvision.stopping import INTERRUPTED, StopRequest, leave_seconds
+from hpcvision.stopping import INTERRUPTED
 from hpcvision.sweep.collect import Sweep, write_archive
 from hpcvision.sweep.plan import Plan, check_objective, make_plan
 from hpcvision.sweep.private_ray import PrivateRay, lend_node, meeting_of
+from hpcvision.sweep.stopping import Stopping
 from hpcvision.sweep.tables import print_planned, print_trials
 
 MOST_TRIES = 4  # of a trial whose node was lost; after that it is told as failed
@@ -51,6 +49,9 @@ class Share:
 
     number: int
     of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
 
     @staticmethod
     def read(words: str) -> "Share":
@@ -132,11 +133,20 @@ def run_sweep(
         print_trials(sweep, console)
     if archive:
         print(f"  {archive}")
+    if stopped and place.is_slurm_task:
+        print("stopped; the sweep goes on from here when its job runs again")
+        return 0
     if stopped:
-        place_of_runs = [] if runs == runs_folder(None) else ["--runs", str(runs)]
-        words = ["hpcvision", "sweep", wanted, *shlex.split(plan.given), *place_of_runs, "--resume"]
+        options = {
+            "--cpus-per-trial": None if cpus_per_trial == 1 else cpus_per_trial,
+            "--per-gpu": per_gpu,
+            "--share": share,
+            "--runs": None if runs == runs_folder(None) else runs,
+        }
+        given = [word for option in options.items() if option[1] is not None for word in map(str, option)]
+        words = ["hpcvision", "sweep", wanted, *shlex.split(plan.given), *given, "--resume"]
         print(f"stopped; `{shlex.join(words)}` goes on from here")
-        return 0 if place.is_slurm_task else INTERRUPTED
+        return INTERRUPTED
     failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
     if failed:
         raise UserError(
@@ -233,48 +243,6 @@ def check_room(sweep: Sweep) -> None:
             f"{len(new)} trials need about {megabytes(needed)} MB in {sweep.folder}, but the disk has "
             f"{megabytes(free)} MB free; make room, choose another --runs or fewer --trials"
         )
-
-
-class Stopping:
-    """Asks all trials to save and stop, wherever they are, when the sweep is asked to."""
-
-    def __init__(self, file: Path, *, deaf_afterwards: bool = False) -> None:
-        self.file = file
-        self.asked = False
-        self.deaf_afterwards = deaf_afterwards
-        """Signals are ignored when the block ends: Slurm would take a sweep that one ends as it exits for failed."""
-        end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-        self.deadline = end - leave_seconds(end - time.time())
-        """Seconds since the epoch at which to ask; trials that are short would see their end too late."""
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stopping":
-        self.file.unlink(missing_ok=True)
-        for number in StopRequest.SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_IGN if self.deaf_afterwards else handler)
-        self.file.unlink(missing_ok=True)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.ask()
-
-    def look(self) -> None:
-        """Ask when the time has come."""
-        if time.time() >= self.deadline:
-            self.ask()
-
-    def ask(self) -> None:
-        """Stop."""
-        self.asked = True
-        with contextlib.suppress(OSError):
-            self.file.touch()
 
 
 def train(sweep: Sweep, resources: Resources, stopping: Stopping, ray: PrivateRay, *, read_test: bool = False) -> None:

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hpcvision.launch.job import prepare
 from hpcvision.place import Place
 from hpcvision.sweep.collect import Row, Sweep
-from hpcvision.sweep.driver import Resources, Stopping
+from hpcvision.sweep.driver import Resources
 from hpcvision.sweep.private_ray import PrivateRay
 from hpcvision.sweep.rungs import RecordedAsha
+from hpcvision.sweep.stopping import Stopping
 from hpcvision.sweep.trial import TrialRun, last_step
 from hpcvision.training.progress import LINE_SECONDS, clock
 

@@ -117,10 +117,13 @@ class Step:
         try:
             # thread_local: NCCL's watchdog asks for events meanwhile, which would end a recording in global mode.
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
-                self.compute()
+                try:
+                    self.compute()
+                except RuntimeError as error:
+                    reason = in_brief(error)  # the end of the recording says no more than that something was wrong
+                    raise
         except RuntimeError as error:
-            # The end of a recording complains as well, of no more than that something was wrong before.
-            reason = str(error.__context__ or error).partition("\n")[0]
+            reason = reason or in_brief(error)
         if int(self.rank.max(torch.tensor(int(bool(reason)), device=self.rank.device))):
             self.say(f"no CUDA graph: {reason or 'another process could not record it'}; steps run one by one")
             if self.rank.device.type == "cuda":
@@ -136,3 +139,8 @@ class Step:
             self.order_gradients()
         else:
             self.graph = graph
+
+
+def in_brief(error: RuntimeError) -> str:
+    """Its first line, and never nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -50,7 +50,7 @@ class Task(Protocol):
     batches: Batches
     """The images of the run."""
     images_to_draw: float
-    """By all calls of `finish` together."""
+    """By all calls of `pictures` together."""
 
     def draw(self, step: int) -> dict[str, torch.Tensor]:
         """All numbers by which this step differs from others, for this rank, on the CPU; same shapes at every step."""

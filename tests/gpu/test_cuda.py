@@ -1,5 +1,6 @@
 """Training on a CUDA device, with a world of one over nccl; skipped, and said so, where there is none."""
 
+import os
 import shutil
 
 import h5py
@@ -18,6 +19,9 @@ from hpcvision.training.step import WARM_UP_STEPS, Step
 from hpcvision.training.tasks import TASKS
 
 pytestmark = pytest.mark.gpu
+
+# Torch reads it once, at the first matrix product: the deterministic tests need it from the start.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 TINY = {
     "data.source": "synthetic",
@@ -53,8 +57,7 @@ def test_fp32_on_the_gpu_starts_with_the_losses_of_the_cpu(tmp_path, monkeypatch
     assert abs(on_gpu[0] - on_cpu[0]) < 1e-3
 
 
-def test_deterministic_runs_on_the_gpu_are_equal_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def test_deterministic_runs_on_the_gpu_are_equal_bit_for_bit(tmp_path):
     _, one = trained(tmp_path / "one", train__deterministic=True)
     _, other = trained(tmp_path / "other", train__deterministic=True)
     assert (one == other).all()
@@ -104,9 +107,8 @@ GENERATOR = {
     ],
     ids=str,
 )
-def test_captured_and_eager_steps_agree_in_loss_after_200_steps(built, monkeypatch, changes):
+def test_captured_and_eager_steps_agree_in_loss_after_200_steps(built, changes):
     # Else two runs of the same kind part as well: cuDNN may add in another order, and training makes much of it.
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     changes = {"train__steps": 210, "train__deterministic": True} | changes
     said = []
     captured = built(said.append, **changes)
@@ -141,8 +143,7 @@ def test_a_captured_generator_trains(tmp_path, capfd):
     assert "no CUDA graph" not in "".join(capfd.readouterr())
 
 
-def test_a_deterministic_run_that_goes_on_equals_the_undisturbed_one_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def test_a_deterministic_run_that_goes_on_equals_the_undisturbed_one_bit_for_bit(tmp_path):
     changes = TINY | {"train.deterministic": True, "cadence.checkpoint_every": 15}
     whole = prepare(apply(load_job("cifar100_baby_mobilenet"), changes), tmp_path / "whole")
     assert run_rank(whole, StopRequest())["finished"]

@@ -18,7 +18,7 @@ from hpcvision.place import Place
 from hpcvision.report.tables import print_statuses
 from hpcvision.rundir import Heartbeat, RunDir, open_run, write_json
 
-RECORD = Record("site", ["7"], "/log", "now", {})
+RECORD = Record("site", ["7"], "/log", "now", {"nodes": 1})
 
 
 @pytest.fixture
@@ -107,8 +107,9 @@ def test_why_a_job_ended_is_told_in_words_with_what_goes_on(run, state, words):
 def test_a_run_of_this_machine_is_not_sent_to_the_queue(run):
     beat(run, seconds_ago=600, job_id="local-1")
     run.checkpoint.touch()
-    assert status_of(run, None, {}).words == "the same command goes on from its last checkpoint"
-    with pytest.raises(UserError, match="this machine ran goes on by the same `hpcvision train`"):
+    for record in (None, Record("", ["7"], "", "now", {})):  # of nobody, and of plain sbatch
+        assert status_of(run, record, {}).words == "the same command goes on from its last checkpoint"
+    with pytest.raises(UserError, match="was not submitted: the same command goes on"):
         resume_runs([run], run.folder.parent, cluster=None, minutes=None)
     with pytest.raises(UserError, match="--cluster=local is this machine"):
         resume_runs([run], run.folder.parent, cluster="local", minutes=None)
@@ -137,7 +138,7 @@ def test_a_rank_that_a_signal_ended_is_named_and_not_the_one_that_lost_it(run, t
         "srun: error: node0: task 0: Exited with exit code 1\nsrun: error: node0: task 1: Terminated\n"
     )
     run.failure.write_text("rank 0: Traceback (most recent call last):\nRuntimeError: Connection reset by peer\n")
-    found = status_of(run, Record("site", ["7"], str(log), "now", {}), job("FAILED"))
+    found = status_of(run, Record("site", ["7"], str(log), "now", {"nodes": 1}), job("FAILED"))
     assert found.words.startswith(
         "rank 3 on node1 was ended by the system or by hand (Killed); hpcvision resume goes on"
     )

@@ -13,9 +13,10 @@ from hpcvision.launch import queue
 from hpcvision.launch.lock import only_one
 from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.rundir import RunDir, read_journal
-from hpcvision.sweep.driver import Share, Stopping, check_share, held, run_sweep, say_what
+from hpcvision.sweep.driver import Share, check_share, held, run_sweep, say_what
 from hpcvision.sweep.plan import check_objective, make_plan
 from hpcvision.sweep.rungs import RecordedAsha
+from hpcvision.sweep.stopping import Stopping
 from hpcvision.sweep.words import Asha
 
 
