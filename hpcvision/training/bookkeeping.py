@@ -4,6 +4,7 @@ import math
 import socket
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -272,12 +273,11 @@ class Bookkeeping:
         from hpcvision.results.writer import write_results
 
         state, config = self.state, self.config
-        # The headline weights come last, so the scores without a suffix are theirs.
-        kinds = sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline)
+        kinds = sorted(states.kinds(state), key=lambda kind: kind == config.ema.headline)  # plain scores are the last's
         artefacts, scores = Artefacts(), dict[str, float]()
         drawn = Drawn(self.progress, self.task.images_to_draw, self.rank.world_size, step=state.step)
         for kind in kinds:  # before the test split is read: a run that is stopped amid its pictures comes back here
-            made = self.task.pictures(states.load_for_evaluation(state, kind, self.rank), kind, drawn)
+            made = self.task.pictures(partial(states.load_for_evaluation, state, kind, self.rank), kind, drawn)
             artefacts = replace(made, samples=artefacts.samples | made.samples)
         if self.journal and split == "test":
             self.journal.add("test_read", step=state.step)

@@ -67,7 +67,7 @@ class Task(Protocol):
     def inputs(self, step: int, count: int) -> torch.Tensor:
         """(count, 3, H, W) in [0, 1]: what the network is shown at `step`, as a picture for people."""
 
-    def pictures(self, model: nn.Module, weights: Weights, progress: Progress) -> Artefacts:
+    def pictures(self, current: Callable[[], nn.Module], weights: Weights, progress: Progress) -> Artefacts:
         """What a finished run's archive gets that this set of weights draws, if it does; call it on every rank."""
 
     def confusion(self, evaluation: Evaluation) -> NDArray[np.int64] | None:
@@ -159,9 +159,9 @@ class Classify:
         }
         return Evaluation(scores, labels.cpu(), predictions)
 
-    def pictures(self, model: nn.Module, weights: Weights, progress: Progress) -> Artefacts:
+    def pictures(self, current: Callable[[], nn.Module], weights: Weights, progress: Progress) -> Artefacts:
         """None."""
-        del model, weights, progress
+        del current, weights, progress
         return Artefacts()
 
     def confusion(self, evaluation: Evaluation) -> NDArray[np.int64]:
@@ -248,9 +248,9 @@ class Diffuse:
         assert int(total[1]) == len(labels), "each image exactly once"
         return Evaluation({"loss": float(total[0] / total[1])})
 
-    def pictures(self, model: nn.Module, weights: Weights, progress: Progress) -> Artefacts:
+    def pictures(self, current: Callable[[], nn.Module], weights: Weights, progress: Progress) -> Artefacts:
         """Samples of both sets of weights; of the headline's also interpolations and strips."""
-        artefacts, settings = Artefacts(), self.config.sample
+        artefacts, settings, model = Artefacts(), self.config.sample, current()
         gallery = Gallery(self.generator, model, weights, self.noise_power(model), progress)
         headline = weights == self.config.ema.headline
         if settings.images:
