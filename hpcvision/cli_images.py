@@ -129,7 +129,7 @@ def evaluate(
     extractor: Annotated[
         Path | None,
         typer.Option(
-            help="inception, a file of it (.pth), or a classifier's run (default of CIFAR-100: cifar100_features)."
+            help="inception, its weights (.pth), or a classifier's run (default of CIFAR-100: cifar100_features)."
         ),
     ] = None,
     sampler: Sampler = None,

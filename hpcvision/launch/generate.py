@@ -168,13 +168,13 @@ def score_run(
     from hpcvision.data import SPLIT_NAMES
     from hpcvision.report.tables import print_scores
     from hpcvision.results import load
-    from hpcvision.results.reader import read_summary
     from hpcvision.training.requests import Request
 
     archive, config, kinds = opened(run, sampling)
-    if load(archive).reduced_from:
+    stored = load(archive)
+    if stored.reduced_from:
         raise UserError(f"{archive} is a reduced copy, perhaps of rounded weights; give the whole archive")
-    if not read_summary(archive).finished:
+    if not stored.finished:
         raise UserError(
             f"{archive} is of a run that has not finished; its scores would be lost with the next checkpoint"
         )

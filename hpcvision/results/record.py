@@ -49,8 +49,7 @@ class Record:
     steps: int
     finished: bool
     data: dict[str, Any]
-    """Name, source, normalisation, SHA-256 of each split."""
-    """Human name of the data and SHA-256 of each split that was used."""
+    """Human name of the data, its source and normalisation, and SHA-256 of each split that was used."""
     train: list[dict[str, Any]]
     evaluate: list[dict[str, Any]]
     ledger: list[dict[str, Any]]

@@ -127,7 +127,7 @@ class Step:
         if int(self.rank.max(torch.tensor(int(bool(reason)), device=self.rank.device))):
             self.say(f"no CUDA graph: {reason or 'another process could not record it'}; steps run one by one")
             if self.rank.device.type == "cuda":
-                # Before torch 2.13 a broken recording goes on in the generator, and the next dropout is an error.
+                # In older torch (2.11) a broken recording goes on in the generator, and the next dropout is an error.
                 fresh = torch.Generator(self.rank.device).graphsafe_get_state()
                 torch.cuda.default_generators[torch.cuda.current_device()].graphsafe_set_state(fresh)
             # What was interrupted in the middle of a backward pass is made anew; weights were not touched.

@@ -17,6 +17,7 @@ from hpcvision.results.record import Score
 from hpcvision.results.reduce import reduce, rounded
 from hpcvision.results.writer import add_scores, write_results
 from hpcvision.verify import verify
+from hpcvision.verify.scores import Drawn
 
 ROOT = Path(__file__).parents[2]
 WHOLE = ROOT / "results/addnist_digit_sum-0.h5"
@@ -85,6 +86,16 @@ def test_pictures_stay_behind_and_all_scores_are_kept(make_record, tmp_path):
         assert set(file["scores"]) == {"test", "x_test_raw"}
         assert {"samples", "interpolations", "strips"}.isdisjoint(file)
         assert list(file["weights"]) == [load(tmp_path / "whole.h5").headline]
+
+
+def test_scores_of_weights_that_were_left_out_are_not_computed_anew_and_said_so(make_record, tmp_path):
+    settings = load_job("cifar100_edm").model_dump(mode="json")
+    write_results(tmp_path / "whole.h5", make_record(config=settings, confusion=None, scores={}))
+    passport = {"extractor": "cifar100_features", "weights": "raw", "reference": "test"}
+    add_scores(tmp_path / "whole.h5", {"x": Score({"frechet": [1.0]}, passport)}, reads_test=True)
+    reduce(tmp_path / "whole.h5", tmp_path / "small.h5")
+    finding = Drawn("x")(load(tmp_path / "small.h5"))
+    assert (finding.verdict, finding.words) == ("SKIP", "the raw weights were left out of this reduced copy")
 
 
 def test_a_generator_at_its_cap_fits_below_3_megabytes(make_record, tmp_path):
