@@ -149,7 +149,8 @@ def run_rank(rundir: RunDir, stop: StopRequest, *, read_test: bool = True) -> di
     except FolderInUse:
         raise  # FAILED.txt would be taken for the other process's
     except Exception as error:
-        was_first = leave_trace(rundir, place.rank, error)
+        # A run that is finished has not failed: a process that was killed on its way out is missed by another one.
+        was_first = is_over() or leave_trace(rundir, place.rank, error)
         if place.world_size == 1:
             distributed.stop()
         else:  # leaving the group would wait for a rank that may be gone

@@ -3,6 +3,7 @@
 HPCVISION_REPEATS sets the number of kills of each kind, HPCVISION_SEED their moments.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from real_processes import (
     FinishedRun,
     assert_readable,
     assert_same_run,
+    complaint,
     end,
     events,
     hpcvision,
@@ -355,16 +357,41 @@ def test_every_time_that_the_test_split_was_read_is_counted(killed_at_its_end: P
         assert file.attrs["test_reads"] == 3
 
 
-def test_a_stop_that_comes_after_the_last_step_changes_nothing(
-    jobs: dict[str, Path], workplace: Path, finished: FinishedRun
-) -> None:
-    folder = workplace / "stopped at its end" / finished.folder.name
-    folder.parent.mkdir()
+def almost_finished(finished: FinishedRun, runs: Path) -> Path:
+    """A copy of a finished run, to which the archive of its last step and the picture are missing."""
+    folder = runs / finished.folder.name
     shutil.copytree(finished.folder, folder)
-    # All that is left to do is to score the last step and to draw.
     lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
     (folder / "log.jsonl").write_text("".join(line for line in lines if '"finished"' not in line))
     (folder / "training.png").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_when_the_run_is_finished_leaves_a_run_that_has_not_failed(
+    jobs: dict[str, Path], workplace: Path, finished: FinishedRun, rank: int
+) -> None:
+    folder = almost_finished(finished, workplace / f"rank {rank} killed when finished")
+    command = ["train", jobs["tiny"], "--processes", 2]
+    process = start_command(*command, runs=folder.parent)
+    wait_until(lambda: len(ranks_below(process.pid)) == 2, "both ranks")
+    victim = ranks_below(process.pid)[rank]
+    wait_until(lambda: events(folder, "finished"), "the end")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    result = end(process)
+    if rank == 0:  # which draws the picture; the other one may be gone already
+        line = "rank 0: ended by SIGKILL, but the run is finished; the same command shows it"
+        assert (result.returncode, complaint(result)) == (3, f"hpcvision: {line}")
+    assert not (folder / "FAILED.txt").exists()
+    assert hpcvision(*command, runs=folder.parent).returncode == 0
+    assert (folder / "training.png").exists()
+
+
+def test_a_stop_that_comes_after_the_last_step_changes_nothing(
+    jobs: dict[str, Path], workplace: Path, finished: FinishedRun
+) -> None:
+    folder = almost_finished(finished, workplace / "stopped at its end")
     process = start_command("train", jobs["tiny"], "--processes", 2, runs=folder.parent)
     wait_until(lambda: process.poll() is not None or events(folder, "finished"), "the end")
     process.send_signal(signal.SIGTERM)
