@@ -11,6 +11,7 @@ from hpcvision.importing import collector_off
 
 if TYPE_CHECKING:
     from hpcvision.config import RunConfig
+    from hpcvision.rundir import RunDir
 
 Job = Annotated[str, typer.Argument(help="Name of a job (see `hpcvision jobs`) or path of a job file.")]
 Overrides = Annotated[
@@ -136,7 +137,7 @@ def script(
 
 
 def status(wanted: Wanted = None, runs: Runs = None) -> None:
-    """Say how runs are doing, from their folders, squeue and sacct together.
+    """Say how runs and sweeps are doing, from their folders, squeue and sacct together.
 
     Example: hpcvision status addnist
     """
@@ -153,7 +154,7 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="Lines from the end.")] = 20,
     runs: Runs = None,
 ) -> None:
-    """Print the log of a submitted run.
+    """Print the log of a submitted run or sweep.
 
     Example: hpcvision logs addnist_cnn-e8c82c433644 -f
     """
@@ -161,7 +162,7 @@ def logs(
     from hpcvision.launch.watch import show_log
     from hpcvision.rundir import runs_folder
 
-    found = matching(runs_folder(runs), wanted)
+    found = matching(runs_folder(runs), wanted, sweeps=True)
     if len(found) > 1:
         names = ", ".join(rundir.folder.name for rundir in found[:3])
         raise UserError(f"{wanted!r} is in the names of {len(found)} runs ({names}, ...); give more of the name")
@@ -172,7 +173,7 @@ def cancel(
     wanted: Annotated[str, typer.Argument(metavar="RUN", help="Part of the names or fingerprints of runs, or all.")],
     runs: Runs = None,
 ) -> None:
-    """Cancel the jobs of runs; they save first, and `hpcvision resume` goes on.
+    """Cancel the jobs of runs and sweeps; they save first, and `hpcvision resume` goes on.
 
     Example: hpcvision cancel addnist
     """
@@ -180,7 +181,8 @@ def cancel(
     from hpcvision.rundir import runs_folder
 
     folder = runs_folder(runs)
-    ids, others = status.cancel(status.matching(folder, None if wanted == "all" else wanted), folder)
+    found = status.matching(folder, None if wanted == "all" else wanted, sweeps=True)
+    ids, others = status.cancel(found, folder)
     nothing = "none of these runs is in the queue; one of this machine saves and ends at Ctrl-C or kill -TERM"
     print(f"cancelled {len(ids)} job(s): {', '.join(ids)}" if ids else nothing)
     if others:
@@ -195,7 +197,7 @@ def resume(
     minutes: Minutes = None,
     runs: Runs = None,
 ) -> None:
-    """Submit runs again that have not finished and are not in the queue; they go on from their checkpoints.
+    """Submit runs and sweeps again that have not finished and are not in the queue; they go on where they stopped.
 
     Example: hpcvision resume cifar100_baby_mobilenet --minutes 120
     """
@@ -204,7 +206,37 @@ def resume(
     from hpcvision.rundir import runs_folder
 
     folder = runs_folder(runs)
-    resume_runs(matching(folder, None if wanted == "all" else wanted), folder, cluster=cluster, minutes=minutes)
+    found = matching(folder, None if wanted == "all" else wanted, sweeps=True)
+    runs_of_jobs = [rundir for rundir in found if not rundir.is_sweep]
+    if runs_of_jobs:
+        resume_runs(runs_of_jobs, folder, cluster=cluster, minutes=minutes)
+    for rundir in found:
+        if rundir.is_sweep:
+            resume_sweep(rundir, cluster, minutes, only=len(found) == 1)
+
+
+def resume_sweep(rundir: "RunDir", cluster: str | None, minutes: int | None, *, only: bool) -> None:
+    """Submit what is left of a sweep by the command that submitted it, with the options given now instead.
+
+    only: nothing else was asked for, so that it is an error when this sweep cannot be.
+    """
+    from hpcvision.cli import app
+    from hpcvision.launch import queue
+    from hpcvision.launch.record import Record
+    from hpcvision.launch.status import is_finished
+
+    record, name = Record.of(rundir), rundir.folder.name
+    if is_finished(rundir):
+        print(f"nothing to resume: {name} is finished")
+    elif record is None or not record.command:
+        if only:
+            raise UserError(f"{name} was not submitted: the command that began it goes on with --resume")
+    elif living := [job for job, facts in queue.in_queue(record.jobs).items() if facts.lives]:
+        print(f"{name} is in the queue already as job {living[0]}")
+    else:
+        given = {"--cluster": cluster, "--minutes": minutes}
+        words = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+        typer.main.get_command(app).main([*record.command, *words], standalone_mode=False)
 
 
 def doctor(

@@ -75,15 +75,23 @@ def sweep(
         )
     from hpcvision.sweep.cluster import submit_sweep
 
-    given = {"--trials": trials, "--cpus-per-trial": cpus_per_trial, "--per-gpu": per_gpu, "--runs": folder.absolute()}
-    words = [str(Path(name).absolute()) if name.endswith(".py") else name, *(overrides or [])]
-    words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    words = [whole_path(name, ".py"), *(overrides or [])]
+    words += as_words(trials=trials, cpus_per_trial=cpus_per_trial, per_gpu=per_gpu, runs=folder.absolute())
+    here = as_words(
+        cluster=whole_path(cluster, ".toml"),
+        nodes=nodes,
+        array=array,
+        cpus_per_node=cpus_per_node,
+        gpus_per_node=gpus_per_node,
+        minutes=minutes,
+    )
     profile, place = whole_nodes(profile, nodes, array, cpus_per_node, gpus_per_node, minutes, share)
     submit_sweep(
         name,
         words,
         turned,
         folder,
+        again=["sweep", *words, *here, "--resume"],
         cluster=cluster,
         profile=profile,
         place=place,
@@ -92,6 +100,17 @@ def sweep(
         resume=resume,
         dry_run=dry_run,
     )
+
+
+def whole_path(name: str, suffix: str) -> str:
+    """A file's absolute path, as it is to be read from other folders, too; a name as it is."""
+    return str(Path(name).absolute()) if name.endswith(suffix) else name
+
+
+def as_words(**options: object) -> list[str]:
+    """The options that are given as words of a command."""
+    given = {f"--{name.replace('_', '-')}": str(value) for name, value in options.items() if value is not None}
+    return [word for pair in given.items() for word in pair]
 
 
 def whole_nodes(

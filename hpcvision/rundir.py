@@ -123,6 +123,11 @@ class RunDir:
         """Traceback of the first process that failed."""
         return self.folder / "FAILED.txt"
 
+    @property
+    def is_sweep(self) -> bool:
+        """True for the folder of a sweep, which has those of its runs below it."""
+        return (self.folder / "sweep.json").exists()
+
     def read_config(self) -> RunConfig:
         """The configuration stored in the folder; raises UserError when there is none."""
         try:

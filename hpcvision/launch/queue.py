@@ -130,7 +130,9 @@ def first_line(answer: subprocess.CompletedProcess[str]) -> str:
 
 
 def in_queue(ids: Iterable[str]) -> dict[str, Job]:
-    """The jobs among `ids` that have not ended, or not long ago; an array's tasks are named 12_3.
+    """The jobs among `ids` that have not ended, or not long ago; an array's tasks are named 12_3, and all of them 12.
+
+    Of an array one task that lives stands for all, if there is one.
 
     Raises UserError when squeue gives no answer, which is not the same as an empty queue.
     """
@@ -139,19 +141,21 @@ def in_queue(ids: Iterable[str]) -> dict[str, Job]:
         return {}
     # All of this user's jobs, not --jobs: one id that Slurm has forgotten makes an error of the whole question. In all
     # states, as Slurm remembers jobs for some minutes after their end (MinJobAge), without accounting too.
-    shown = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%A|%T|%r|%N|%S")
+    shown = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%A|%F|%T|%r|%N|%S")
     answer = ask(*shown, "--me")
     if answer.returncode:
         raise UserError(f"squeue gave no answer ({first_line(answer)}); try again later")
     lines = answer.stdout.splitlines()
-    missing = wanted - {name for line in lines for name in line.split("|")[:2]}
+    missing = wanted - {name for line in lines for name in line.split("|")[:3]}
     if missing:  # a colleague's, in a shared folder of runs; or forgotten
         lines += ask(*shown, f"--jobs={','.join(sorted(missing))}").stdout.splitlines()
-    found = {}
+    found: dict[str, Job] = {}
     for line in lines:
-        name, number, state, reason, nodes, start = line.split("|", 5)
-        for known in wanted & {name, number}:
-            found[known] = Job(state, "" if reason == "None" else reason, nodes, "" if start == "N/A" else start)
+        name, number, array, state, reason, nodes, start = line.split("|", 6)
+        job = Job(state, "" if reason == "None" else reason, nodes, "" if start == "N/A" else start)
+        for known in wanted & {name, number, array}:
+            if known not in found or (job.lives and found[known].state != "RUNNING"):
+                found[known] = job
     return found
 
 
@@ -167,11 +171,12 @@ def ended(ids: Iterable[str]) -> dict[str, Job]:
         )
     except UserError:
         return {}
-    found = {}
+    found: dict[str, Job] = {}
     for line in answer.stdout.splitlines() if not answer.returncode else []:
         name, number, state, reason, nodes, start = line.split("|", 5)
-        for known in wanted & {name, number}:  # state: `CANCELLED by 1001`
-            found[known] = Job(state.split()[0], "" if reason == "None" else reason, nodes, start)
+        for known in wanted & {name, number, name.partition("_")[0]}:
+            if known not in found or found[known].state == "COMPLETED":  # of an array what went wrong, if something did
+                found[known] = Job(state.split()[0], "" if reason == "None" else reason, nodes, start)  # CANCELLED by 7
     return found
 
 

@@ -1,11 +1,11 @@
-"""Which Slurm jobs a run is in or was in: job.json of its folder."""
+"""Which Slurm jobs a run or a sweep is in or was in: job.json of its folder."""
 
 import contextlib
 import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from hpcvision.place import Place
@@ -33,6 +33,8 @@ class Record:
     """So many jobs were submitted one after the other."""
     runs_per_job: int = 1
     """So many runs share the job."""
+    command: list[str] = field(default_factory=list)
+    """Of a sweep: the words after `hpcvision` that submit what is left of it."""
 
     @staticmethod
     def of(rundir: RunDir) -> "Record | None":

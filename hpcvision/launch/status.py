@@ -3,7 +3,7 @@
 import fnmatch
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcvision.errors import UserError
@@ -60,7 +60,7 @@ ENDS = {  # of these, what the run itself wrote says less
 
 @dataclass(frozen=True)
 class Status:
-    """One run, in a word and a sentence."""
+    """One run or sweep, in a word and a sentence."""
 
     rundir: RunDir
     state: str
@@ -68,40 +68,59 @@ class Status:
     words: str
     step: int
     steps: int
+    """0 of a sweep."""
     job: str = ""
     """Slurm's id, where there is one."""
 
 
 def statuses(runs: Path, wanted: str | None) -> list[Status]:
-    """The runs below `runs` whose folder's name holds `wanted`, or matches it as a pattern with * and ?."""
-    found = matching(runs, wanted)
+    """The runs and sweeps below `runs` whose name holds `wanted`, or matches it as a pattern with * and ?."""
+    found = matching(runs, wanted, sweeps=True)
     records = {rundir: Record.of(rundir) for rundir in found}
-    asked = {rundir: record for rundir, record in records.items() if record and not rundir.is_finished}
+    asked = {rundir: record for rundir, record in records.items() if record and not is_finished(rundir)}
     ids = [job for record in asked.values() for job in record.jobs]
     jobs, silence = {}, ""
     try:
         jobs = queue.jobs(ids) if ids else {}
     except UserError as error:  # the other runs are known without it
         silence = str(error)
-    poor = {record.get("folder") for record in read_journal(runs / "rungs.jsonl") if record["decision"] == "stop"}
+    poor = poor_trials(runs)
     return [
         from_journal(rundir, "stopped", "poor among the trials of its sweep")
         if rundir.folder.name in poor
         else from_journal(rundir, "unknown", silence)
         if silence and rundir in asked
+        else status_of_sweep(rundir, records[rundir], jobs)
+        if rundir.is_sweep
         else status_of(rundir, records[rundir], jobs)
         for rundir in found
     ]
 
 
+def poor_trials(sweep: Path) -> set[str]:
+    """Names of the folders of the trials that the sweep's scheduler has stopped."""
+    return {str(record.get("folder")) for record in read_journal(sweep / "rungs.jsonl") if record["decision"] == "stop"}
+
+
+def is_finished(rundir: RunDir) -> bool:
+    """True for a run that reached its last step, and for a sweep whose trials have all ended well."""
+    if not rundir.is_sweep:
+        return rundir.is_finished
+    from hpcvision.results.sweeps import sweep_is_finished
+
+    return sweep_is_finished(rundir.folder / "sweep.h5")
+
+
 def from_journal(rundir: RunDir, state: str, words: str) -> Status:
     """Of a run whose state is known, or cannot be, with its last step."""
-    return Status(rundir, state, words, last_step(rundir), rundir.read_config().train.steps)
+    return Status(rundir, state, words, last_step(rundir), 0 if rundir.is_sweep else rundir.read_config().train.steps)
 
 
-def matching(runs: Path, wanted: str | None) -> list[RunDir]:
-    """Run folders by name or fingerprint, or a part of either; raises UserError when there is none."""
-    folders = sorted(path for path in runs.iterdir() if (path / "config.json").exists()) if runs.is_dir() else []
+def matching(runs: Path, wanted: str | None, *, sweeps: bool = False) -> list[RunDir]:
+    """Folders of runs, and of sweeps if so wished, by a part of the name; raises UserError when there is none."""
+    names = ("config.json", "sweep.json") if sweeps else ("config.json",)
+    there = runs.iterdir() if runs.is_dir() else ()
+    folders = sorted(path for path in there if any((path / name).exists() for name in names))
     if wanted is None:
         return [RunDir(folder.absolute()) for folder in folders]
     name = Path(wanted).name
@@ -122,11 +141,7 @@ def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job])
         return Status(rundir, "unreadable", str(error), 0, 0)
     heartbeat = Heartbeat.read(rundir)
     step = max(heartbeat.step if heartbeat else 0, last_step(rundir))
-    known = [(name, jobs[name]) for name in (record.jobs if record else []) if name in jobs]
-    # Of a chain the one that runs, else the next, else the last that ended.
-    living = [pair for pair in known if pair[1].lives]
-    present = [pair for pair in living if pair[1].state != "PENDING"] or living or known[-1:]
-    name, job = present[0] if present else (record.jobs[-1] if record and record.jobs else "", None)
+    name, job = present_job(record, jobs)
     shares = record is not None and record.runs_per_job > 1
     if rundir.is_finished:
         state, words = "finished", ""
@@ -135,6 +150,33 @@ def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job])
     else:
         state, words = over(rundir, record, job, heartbeat, has_steps=step > 0)
     return Status(rundir, state, words, step, steps, name)
+
+
+def status_of_sweep(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job]) -> Status:
+    """What the files of the sweep's trials and Slurm say together."""
+    name, job = present_job(record, jobs)
+    if is_finished(rundir):
+        return Status(rundir, "finished", "", 0, 0, name)
+    poor = poor_trials(rundir.folder)
+    trials = [RunDir(path.parent) for path in rundir.folder.glob("*/config.json")]
+    ended = [trial for trial in trials if trial.folder.name in poor or trial.is_finished]
+    far = f"{len(ended)} of {len(trials)} trials have ended" if trials else ""
+    beats = [heartbeat for trial in trials if (heartbeat := Heartbeat.read(trial))]
+    newest = replace(max(beats, key=lambda heartbeat: heartbeat.time), numbers=far) if beats else None
+    if job is not None and job.lives:
+        state, words = alive(job, newest)
+    else:
+        state, words = over(rundir, record, job, newest, has_steps=bool(beats))
+        words = words if state == "running" or not far else f"{far}; {words}"
+    return Status(rundir, state, words, 0, 0, name)
+
+
+def present_job(record: Record | None, jobs: dict[str, queue.Job]) -> tuple[str, queue.Job | None]:
+    """(id, job) of a chain's job that runs, else of the next, else of the last that ended, as far as Slurm knows it."""
+    known = [(name, jobs[name]) for name in (record.jobs if record else []) if name in jobs]
+    living = [pair for pair in known if pair[1].lives]
+    present = [pair for pair in living if pair[1].state != "PENDING"] or living or known[-1:]
+    return present[0] if present else (record.jobs[-1] if record and record.jobs else "", None)
 
 
 def alive(job: queue.Job, heartbeat: Heartbeat | None, *, shares: bool = False) -> tuple[str, str]:
@@ -177,12 +219,13 @@ def why_it_waits(reason: str) -> str:
 def over(
     rundir: RunDir, record: Record | None, job: queue.Job | None, heartbeat: Heartbeat | None, *, has_steps: bool
 ) -> tuple[str, str]:
-    """(state, sentence) of an unfinished run that no job of Slurm's trains now."""
+    """(state, sentence) of an unfinished run or sweep that no job of Slurm's trains now."""
     beats = heartbeat is not None and time.time() - heartbeat.time < QUIET_SECONDS
     if beats and heartbeat and (record is None or not heartbeat.job_id.startswith("slurm")):
         return "running", f"on {heartbeat.host}: {heartbeat.numbers}"
-    how = "hpcvision resume" if record and record.place else "the same command"
-    on = f"; {how} goes on from its last checkpoint"
+    again = "the same command with --resume" if rundir.is_sweep else "the same command"
+    how = "hpcvision resume" if record and record.place else again
+    on = f"; {how} goes on from {'where it stopped' if rundir.is_sweep else 'its last checkpoint'}"
     if job is not None and job.state in ENDS:  # what ranks wrote then is only that they have lost another one
         return "stopped" if has_steps or job.state == "CANCELLED" else "failed", ENDS[job.state] + on
     culprit = killed_rank(record) if record else ""
@@ -230,7 +273,7 @@ def last_step(rundir: RunDir) -> int:
 
 
 def cancel(found: list[RunDir], runs: Path) -> tuple[list[str], list[str]]:
-    """Cancel the jobs of these runs that live; (their ids, the names of other runs that shared them)."""
+    """Cancel the jobs of these runs and sweeps that live; (their ids, the names of other runs that shared them)."""
     ids = [job for rundir in found if (record := Record.of(rundir)) for job in record.jobs]
     living = [name for name, job in queue.in_queue(ids).items() if job.lives]
     others = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpcvision.errors import TrainingStopped, UserError
 from hpcvision.launch import queue
 from hpcvision.launch.record import Record
-from hpcvision.launch.status import status_of, statuses
+from hpcvision.launch.status import is_finished, status_of, statuses
 from hpcvision.rundir import RunDir
 
 POLL_SECONDS = 2.0
@@ -40,8 +40,14 @@ class Tail:
 
 
 def log_of(rundir: RunDir) -> Path:
-    """The log of rank 0: of the newest Slurm job that has written, else of submitit's local executor."""
+    """The log of rank 0: of the newest Slurm job that has written, else of submitit's local executor.
+
+    Of a sweep that of its newest job, of an array that of the first share.
+    """
     record = Record.of(rundir)
+    if record and rundir.is_sweep:
+        paths = [rundir.submissions / f"{job}{share}.log" for job in record.jobs for share in ("", "_0")]
+        return ([path for path in paths if path.exists()] or [Path(record.log)])[-1]
     if record and record.log:
         # The earlier links of a chain wrote beside the last.
         last = Path(record.log)
@@ -54,7 +60,8 @@ def log_of(rundir: RunDir) -> Path:
         )
     logs = sorted(rundir.submissions.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        raise UserError(f"{rundir.folder.name} was not submitted by hpcvision submit: its log was the terminal")
+        how = "sweep --cluster" if rundir.is_sweep else "submit"
+        raise UserError(f"{rundir.folder.name} was not submitted by hpcvision {how}: its log was the terminal")
     return logs[-1]
 
 
@@ -85,7 +92,7 @@ def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
                 tail.news()
                 if tail.path != (newest := log_of(rundirs[0])):  # the next link of a chain
                     tail = Tail(newest)
-            if time.monotonic() - asked >= ASK_SECONDS or all(rundir.is_finished for rundir in rundirs):
+            if time.monotonic() - asked >= ASK_SECONDS or all(is_finished(rundir) for rundir in rundirs):
                 asked = time.monotonic()
                 living = not_over(rundirs)
                 now = ", ".join(f"{name} {state}" for name, state in list((living or {}).items())[:3])
@@ -100,7 +107,7 @@ def wait_for(rundirs: list[RunDir], tail: Tail | None = None) -> None:
         sys.exit(130)
     if tail:
         tail.news()
-    bad = [rundir for rundir in rundirs if not rundir.is_finished]
+    bad = [rundir for rundir in rundirs if not is_finished(rundir)]
     if bad:
         (status,) = statuses(bad[0].folder.parent, bad[0].folder.name)
         others = f"; {len(bad)} of {len(rundirs)} runs have not finished" if len(bad) > 1 else ""

@@ -210,9 +210,9 @@ def print_findings(findings: "Iterable[Finding | verify.Finding]") -> bool:
 
 
 def print_statuses(statuses: list["Status"]) -> None:
-    """One row per run: how it is doing, in words."""
+    """One row per run or sweep: how it is doing, in words."""
     rows = table("run", "state", "step", "job", "", numbers=("step",))
     for status in statuses:
-        steps = f"{status.step:,}/{status.steps:,}"
+        steps = f"{status.step:,}/{status.steps:,}" if status.steps else ""
         rows.add_row(escape(status.rundir.folder.name), status.state, steps, status.job, escape(status.words))
     console().print(rows)

@@ -26,6 +26,7 @@ def submit_sweep(
     overrides: dict[str, Any],
     runs: Path,
     *,
+    again: list[str],
     cluster: str,
     profile: Profile,
     place: Placement,
@@ -36,7 +37,8 @@ def submit_sweep(
 ) -> None:
     """Find on the login node what is wrong, then hand the sweep to Slurm and say where its log is.
 
-    words: what to write after `hpcvision sweep` on the nodes. A sweep that is in the queue is not submitted again.
+    words: what to write after `hpcvision sweep` on the nodes;  again: after `hpcvision` to submit what is left of it. A
+    sweep that is in the queue is not submitted again.
     """
     plan, console = make_plan(wanted, overrides, trials=trials), tables.console()
     folder = folder_of(plan, runs)
@@ -63,7 +65,7 @@ def submit_sweep(
             text = job(log=log_of(folder, tasks), array=tasks, after=jobs[0] if jobs else None)
             jobs.append(queue.submit(text, profile.submit_command))
             log = str(folder / "submitted" / f"{jobs[-1]}.log")
-            Record(cluster, jobs, log, now(), asdict(place)).write(RunDir(folder))
+            Record(cluster, jobs, log, now(), asdict(place), command=again).write(RunDir(folder))
     except UserError as error:
         if jobs:
             raise UserError(f"{error}; job {jobs[0]} is in the queue, and --resume does the rest") from None
@@ -103,7 +105,7 @@ def check_here(
     known = queue.in_queue(record.jobs) if record else {}
     living = [job for job, facts in known.items() if facts.lives]
     if living:
-        raise UserError(f"this sweep is in the queue already as job {living[0]}; see squeue --me, or scancel it")
+        raise UserError(f"this sweep is in the queue already as job {living[0]}; see hpcvision status, or cancel it")
     limit, needed = profile.max_submitted_jobs, (array or 0) + 1
     own = queue.own_jobs() if limit else 0
     if limit and own + needed > limit:

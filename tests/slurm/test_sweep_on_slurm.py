@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from real_cluster import JOB, ROOT, administer, exact_content, steps_in
+from real_cluster import JOB, ROOT, exact_content, steps_in
 
 from hpcvision.launch.status import last_step
 from hpcvision.rundir import Heartbeat, RunDir, read_journal
@@ -281,7 +281,35 @@ def test_what_is_wrong_with_a_sweep_is_said_before_the_queue(cluster):
     assert " to start at " in shown
     job = begin(cluster, "--minutes", 5)  # what was refused has left nothing that it would have to resume
     assert f"this sweep is in the queue already as job {job}" in cluster.refusal(*words, "--resume")
-    administer("scancel", job)
+    assert cluster.hpcvision("cancel", "search").stdout == f"cancelled 1 job(s): {job}\n"
     cluster.until(lambda: cluster.state(job) == "CANCELLED", "the end of the job")
     time.sleep(1)
-    assert begin(cluster, "--resume") != job
+    again = begin(cluster, "--resume")
+    assert again != job
+    assert f" {again} " in cluster.hpcvision("status", "search", COLUMNS="200").stdout
+
+
+def test_an_array_of_a_sweep_is_seen_followed_cancelled_and_resumed_by_the_sweep_s_name(cluster):
+    steps = steps_in(8)
+    write_sweep(cluster.home, SEARCH, steps=steps, trials=4, seeds=1)
+    begin(cluster, "--array", 2)
+    first, last = json.loads((cluster.home / "runs/search-sweep/job.json").read_text())["jobs"]
+
+    def status() -> str:
+        return cluster.hpcvision("status", "search", COLUMNS="200").stdout
+
+    cluster.until(lambda: re.search(rf"running .* {first} .* of 4 trials have ended", status()), "the trials")
+    assert "4 trials of plain" in cluster.hpcvision("logs", "search").stdout
+    said = cluster.hpcvision("resume", "search").stdout
+    assert said == f"search-sweep is in the queue already as job {first}\n"
+    said = cluster.hpcvision("cancel", "search").stdout
+    assert said == f"cancelled 2 job(s): {first}, {last}\n"
+    cluster.until(lambda: not cluster.run("squeue", "-h", "--me").stdout, "the end of the jobs")
+    assert re.search("stopped .* it was cancelled; hpcvision resume goes on from where it stopped", status())
+    first, last = re.findall(r" as job (\d+) on", cluster.hpcvision("resume", "search", "--minutes", 4).stdout)
+    assert cluster.run("squeue", "-h", "-j", last, "-o", "%l").stdout.strip() == "4:00"
+    assert cluster.wait(last) == "COMPLETED", logs(cluster)
+    assert columns(cluster)["status"] == 4 * ["finished"]
+    assert_steps_are_counted_once(cluster, steps)
+    assert re.search(f"finished .* {last} ", status())
+    assert cluster.hpcvision("resume", "search").stdout == "nothing to resume: search-sweep is finished\n"

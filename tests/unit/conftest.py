@@ -32,3 +32,18 @@ def call(capsys, monkeypatch, tmp_path):
         return caught.value.code or 0, out, err
 
     return run_here
+
+
+@pytest.fixture
+def fake_commands(tmp_path, monkeypatch):
+    """A function that puts commands in front of PATH: the text of a bash script by name."""
+    folder = tmp_path / "fake commands"
+
+    def make(**scripts):
+        folder.mkdir(exist_ok=True)
+        for name, text in scripts.items():
+            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+    return make

@@ -101,15 +101,7 @@ def test_lines_of_setup_that_hang_are_given_up_with_all_that_they_started(monkey
     assert subprocess.run(["pgrep", "-f", "^sleep 987$"], stdout=subprocess.DEVNULL).returncode == 1
 
 
-def fake_commands(folder, monkeypatch, **scripts):
-    """These commands in front of PATH."""
-    for name, text in scripts.items():
-        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-
-
-def test_a_slurm_that_hangs_is_told_within_the_time_for_all_questions(tmp_path, monkeypatch):
+def test_a_slurm_that_hangs_is_told_within_the_time_for_all_questions(tmp_path, monkeypatch, fake_commands):
     # A tenth of the time, and without what imports torch, which takes as long as a busy machine takes.
     monkeypatch.setattr(doctor, "ASKING_SECONDS", 1.4)
     monkeypatch.setattr(doctor, "EACH_SECONDS", 0.6)
@@ -117,7 +109,7 @@ def test_a_slurm_that_hangs_is_told_within_the_time_for_all_questions(tmp_path, 
     hangs = dict.fromkeys(("sacct", "sacctmgr", "sinfo", "squeue", "sbatch", "srun"), "sleep 60")
     # Its first answer only, so that all other questions are asked.
     hangs["scontrol"] = '[ "$2" = config ] && echo "SLURM_VERSION = 23.11" || sleep 60'
-    fake_commands(tmp_path, monkeypatch, **hangs)
+    fake_commands(**hangs)
     began = time.monotonic()
     found = list(doctor.examine(Profile(gpus_per_node=1, python="sleep 60;"), tmp_path))
     assert time.monotonic() - began < 10  # each of 12 questions alone would wait 30 s
@@ -136,20 +128,18 @@ def test_a_slurm_that_hangs_is_told_within_the_time_for_all_questions(tmp_path, 
         ("30", 31, "FAIL", "you may have 30 with qos normal; set max_submitted_jobs = 30 in the profile"),
     ],
 )
-def test_the_profile_s_limit_on_jobs_is_compared_with_that_of_the_qos(
-    limit, said, verdict, words, tmp_path, monkeypatch
-):
+def test_the_profile_s_limit_on_jobs_is_compared_with_that_of_the_qos(limit, said, verdict, words, fake_commands):
     accounts = 'case "$*" in *assoc*) echo "students|normal,long" ;; *qos*) printf "normal|%s\nlong|\n" "LIMIT" ;; esac'
-    fake_commands(tmp_path, monkeypatch, sacctmgr=accounts.replace("LIMIT", limit), squeue="echo 1; echo 2")
+    fake_commands(sacctmgr=accounts.replace("LIMIT", limit), squeue="echo 1; echo 2")
     found = doctor.jobs_at_once(Profile(account="Students", max_submitted_jobs=said))
     assert (found.verdict, found.words[: len(words)]) == (verdict, words)
 
 
-def test_an_exceeded_quota_is_a_fail_and_a_quiet_one_is_none(tmp_path, monkeypatch):
+def test_an_exceeded_quota_is_a_fail_and_a_quiet_one_is_none(tmp_path, monkeypatch, fake_commands):
     monkeypatch.setattr(doctor, "LEAST_GB", 0.0)
-    fake_commands(tmp_path, monkeypatch, quota="exit 0")
+    fake_commands(quota="exit 0")
     assert doctor.room(tmp_path).verdict == "PASS"
-    fake_commands(tmp_path, monkeypatch, quota="echo 'Disk quotas for me: over block quota on /home'; exit 1")
+    fake_commands(quota="echo 'Disk quotas for me: over block quota on /home'; exit 1")
     found = doctor.room(tmp_path)
     assert (found.verdict, found.words[:44]) == ("FAIL", "Disk quotas for me: over block quota on /hom")
 

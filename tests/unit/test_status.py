@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from hpcvision import cli_cluster
 from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
 from hpcvision.launch.cluster import resume_runs
 from hpcvision.launch.record import Record, record_own_job
-from hpcvision.launch.status import matching, status_of, statuses
+from hpcvision.launch.status import matching, status_of, status_of_sweep, statuses
 from hpcvision.launch.watch import log_of
 from hpcvision.place import Place
 from hpcvision.report.tables import print_statuses
@@ -342,3 +343,97 @@ def test_where_there_is_no_slurm_the_runs_that_need_none_are_shown_all_the_same(
     assert found[local].state == "new"
     assert found[submitted].state == "unknown"
     assert "there is no squeue on this machine" in found[submitted].words
+
+
+# --- sweeps ---
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep of three trials: one is finished, its scheduler stopped another, and the third trains."""
+    folder = tmp_path / "runs/search-sweep"
+    trials = [open_run(apply(load_job("addnist_cnn"), {"seed": seed}), folder) for seed in range(3)]
+    write_json(folder / "sweep.json", {})
+    trials[0].log.write_text('{"event": "finished"}\n')
+    poor = {"event": "rung", "decision": "stop", "folder": trials[1].folder.name}
+    (folder / "rungs.jsonl").write_text(json.dumps(poor) + "\n")
+    beat(trials[0], seconds_ago=600)
+    beat(trials[2], seconds_ago=5)
+    return RunDir(folder)
+
+
+def test_a_sweep_in_the_queue_is_told_with_how_many_of_its_trials_have_ended(sweep):
+    found = status_of_sweep(sweep, RECORD, job("RUNNING", nodes="node[3-4]"))
+    assert (found.state, found.words, found.job) == ("running", "on node[3-4]: 2 of 3 trials have ended", "7")
+    assert status_of_sweep(sweep, RECORD, job("PENDING", reason="Priority")).words == "others go first"
+
+
+def test_a_sweep_that_a_cluster_has_stopped_goes_on_by_resume(sweep):
+    found = status_of_sweep(sweep, RECORD, job("CANCELLED"))
+    words = "2 of 3 trials have ended; it was cancelled; hpcvision resume goes on from where it stopped"
+    assert (found.state, found.words) == ("stopped", words)
+
+
+def test_a_sweep_of_this_machine_runs_by_its_trials_heartbeats_and_goes_on_by_its_own_command(sweep):
+    for trial in sweep.folder.glob("*/heartbeat.json"):
+        Heartbeat(time.time() - 5, 500, "loss 0.5", "laptop", "local").write(RunDir(trial.parent))
+    found = status_of_sweep(sweep, None, {})
+    assert (found.state, found.words) == ("running", "on laptop: 2 of 3 trials have ended")
+    for trial in sweep.folder.glob("*/heartbeat.json"):
+        Heartbeat(time.time() - 600, 500, "loss 0.5", "laptop", "local").write(RunDir(trial.parent))
+    found = status_of_sweep(sweep, None, {})
+    words = "2 of 3 trials have ended; the same command with --resume goes on from where it stopped"
+    assert (found.state, found.words) == ("stopped", words)
+
+
+def test_sweeps_are_found_where_they_are_asked_for_and_shown_without_steps(sweep, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    open_run(load_job("addnist_cnn"), tmp_path / "runs")
+    assert [found.folder.name for found in matching(tmp_path / "runs", None)] == ["addnist_cnn-e8c82c433644"]
+    assert matching(tmp_path / "runs", "search-sweep", sweeps=True) == [sweep]
+    print_statuses(statuses(tmp_path / "runs", None))
+    shown = capsys.readouterr().out
+    assert "on node3: 2 of 3 trials have ended" in shown
+    assert shown.count("/10,000") == 1  # of the run
+
+
+def test_the_log_of_a_sweep_is_that_of_its_newest_job_or_of_its_first_share(sweep):
+    record = Record("site", ["12", "13"], str(sweep.submissions / "13.log"), "now", {})
+    write_json(sweep.job, asdict(record))
+    assert log_of(sweep) == sweep.submissions / "13.log"
+    sweep.submissions.mkdir()
+    (sweep.submissions / "12_0.log").touch()
+    assert log_of(sweep) == sweep.submissions / "12_0.log"
+    (sweep.submissions / "13.log").touch()
+    assert log_of(sweep) == sweep.submissions / "13.log"
+
+
+def test_the_log_of_a_sweep_of_this_machine_was_the_terminal(sweep):
+    with pytest.raises(UserError, match="search-sweep was not submitted by hpcvision sweep --cluster: its log was the"):
+        log_of(sweep)
+
+
+def test_a_sweep_of_this_machine_is_not_resumed_on_a_cluster(sweep):
+    with pytest.raises(UserError, match="search-sweep was not submitted: the command that began it goes on with --res"):
+        cli_cluster.resume("search", runs=sweep.folder.parent)
+
+
+@pytest.mark.parametrize(
+    "tasks, state",
+    [
+        (["COMPLETED", "PENDING", "RUNNING"], "RUNNING"),
+        (["RUNNING", "COMPLETED", "PENDING"], "RUNNING"),
+        (["COMPLETED", "PENDING", "FAILED"], "PENDING"),
+    ],
+)
+def test_an_array_lives_as_long_as_one_of_its_tasks_does(tasks, state, fake_commands):
+    lines = "".join(f"12_{n}|{20 + n}|12|{word}|None||N/A\n" for n, word in enumerate(tasks))
+    fake_commands(squeue=f"cat <<'E'\n{lines}E")
+    assert queue.in_queue(["12"])["12"].state == state
+    assert queue.in_queue(["12_0"])["12_0"].state == tasks[0]
+
+
+def test_of_an_array_that_has_ended_a_task_that_failed_is_told(fake_commands):
+    lines = "".join(f"12_{n}|{20 + n}|{word}|None||\n" for n, word in enumerate(["COMPLETED", "FAILED", "COMPLETED"]))
+    fake_commands(sacct=f"cat <<'E'\n{lines}E")
+    assert queue.ended(["12"])["12"].state == "FAILED"
