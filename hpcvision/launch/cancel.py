@@ -1,0 +1,46 @@
+"""Ending the jobs of runs and sweeps, and what this machine trains without Slurm; both save first."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from hpcvision.errors import UserError
+from hpcvision.launch import queue
+from hpcvision.launch.lock import holder
+from hpcvision.launch.record import Record
+from hpcvision.launch.status import matching
+from hpcvision.rundir import RunDir
+
+
+def cancel_jobs(found: list[RunDir], runs: Path) -> tuple[list[str], list[str]]:
+    """Cancel the jobs of these runs and sweeps that live; (their ids, the names of other runs that shared them)."""
+    ids = [job for rundir in found if (record := Record.of(rundir)) for job in record.jobs]
+    living = [name for name, job in queue.in_queue(ids).items() if job.lives]
+    others = [
+        rundir.folder.name
+        for rundir in matching(runs, None)
+        if rundir not in found and (record := Record.of(rundir)) and set(record.jobs) & set(living)
+    ]
+    if living:
+        answer = queue.ask("scancel", *living)
+        if answer.returncode and any(job.lives for job in queue.in_queue(living).values()):
+            raise UserError(f"scancel: {queue.first_line(answer)}")
+    return living, others
+
+
+def stop_here(found: list[RunDir], cancelled: list[str]) -> list[str]:
+    """Tell the processes that train these runs and sweeps on this machine to save and end; what they train, by name.
+
+    cancelled: ids of jobs that Slurm ends itself.
+    """
+    asked = []
+    for rundir in found:
+        record, process = Record.of(rundir), holder(rundir)
+        if RunDir(rundir.folder.parent).is_sweep:  # it would only begin the trial again
+            continue
+        if process and not (record and set(record.jobs) & set(cancelled)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGTERM)
+                asked.append(rundir.folder.name)
+    return asked
