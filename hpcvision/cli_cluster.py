@@ -216,7 +216,7 @@ def resume(
     folder = runs_folder(runs)
     found = matching(folder, None if wanted == "all" else wanted, sweeps=True)
     runs_of_jobs = [rundir for rundir in found if not rundir.is_sweep]
-    if runs_of_jobs:
+    if runs_of_jobs or not found:
         resume_runs(runs_of_jobs, folder, cluster=cluster, minutes=minutes)
     for rundir in found:
         if rundir.is_sweep:

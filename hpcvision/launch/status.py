@@ -77,7 +77,9 @@ def statuses(runs: Path, wanted: str | None) -> list[Status]:
     """The runs and sweeps below `runs` whose name holds `wanted`, or matches it as a pattern with * and ?."""
     found = matching(runs, wanted, sweeps=True)
     records = {rundir: Record.of(rundir) for rundir in found}
-    asked = {rundir: record for rundir, record in records.items() if record and not is_finished(rundir)}
+    finished = {rundir for rundir in found if is_finished(rundir)}
+    # A sweep that is finished may be in the queue with more trials.
+    asked = {run: record for run, record in records.items() if record and (run.is_sweep or run not in finished)}
     ids = [job for record in asked.values() for job in record.jobs]
     jobs, silence = {}, ""
     try:
@@ -89,7 +91,7 @@ def statuses(runs: Path, wanted: str | None) -> list[Status]:
         from_journal(rundir, "stopped", "poor among the trials of its sweep")
         if rundir.folder.name in poor
         else from_journal(rundir, "unknown", silence)
-        if silence and rundir in asked
+        if silence and rundir in asked and rundir not in finished
         else status_of_sweep(rundir, records[rundir], jobs)
         if rundir.is_sweep
         else status_of(rundir, records[rundir], jobs)
@@ -108,7 +110,10 @@ def is_finished(rundir: RunDir) -> bool:
         return rundir.is_finished
     from hpcvision.results.sweeps import sweep_is_finished
 
-    return sweep_is_finished(rundir.folder / "sweep.h5")
+    try:
+        return sweep_is_finished(rundir.folder / "sweep.h5")
+    except UserError:  # it cannot be read; it is written again from the trials
+        return False
 
 
 def from_journal(rundir: RunDir, state: str, words: str) -> Status:
@@ -155,7 +160,7 @@ def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job])
 def status_of_sweep(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job]) -> Status:
     """What the files of the sweep's trials and Slurm say together."""
     name, job = present_job(record, jobs)
-    if is_finished(rundir):
+    if is_finished(rundir) and not (job and job.lives):
         return Status(rundir, "finished", "", 0, 0, name)
     poor = poor_trials(rundir.folder)
     trials = [RunDir(path.parent) for path in rundir.folder.glob("*/config.json")]

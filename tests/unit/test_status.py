@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import asdict, replace
 
+import h5py
 import pytest
 
 from hpcvision import cli_cluster
@@ -384,6 +385,18 @@ def test_a_sweep_of_this_machine_runs_by_its_trials_heartbeats_and_goes_on_by_it
     found = status_of_sweep(sweep, None, {})
     words = "2 of 3 trials have ended; the same command with --resume goes on from where it stopped"
     assert (found.state, found.words) == ("stopped", words)
+
+
+def test_a_finished_sweep_that_waits_with_more_trials_is_waiting(sweep):
+    with h5py.File(sweep.folder / "sweep.h5", "w") as file:
+        file.attrs.update(kind="sweep", finished=True)
+    assert status_of_sweep(sweep, RECORD, job("COMPLETED")).state == "finished"
+    assert status_of_sweep(sweep, RECORD, job("PENDING")).state == "waiting"
+
+
+def test_a_sweep_whose_archive_cannot_be_read_is_told_by_its_trials(sweep):
+    (sweep.folder / "sweep.h5").write_bytes(b"half a file")
+    assert status_of_sweep(sweep, None, {}).state == "running"
 
 
 def test_sweeps_are_found_where_they_are_asked_for_and_shown_without_steps(sweep, tmp_path, capsys, monkeypatch):
