@@ -231,16 +231,19 @@ def resume_sweep(rundir: "RunDir", cluster: str | None, minutes: int | None, *, 
     from hpcvision.cli import app
     from hpcvision.launch import queue
     from hpcvision.launch.record import Record
-    from hpcvision.launch.status import is_finished
+    from hpcvision.launch.status import is_finished, present_job
 
     record, name = Record.of(rundir), rundir.folder.name
     if is_finished(rundir):
         print(f"nothing to resume: {name} is finished")
-    elif record is None or not record.command:
+        return
+    if record is None or not record.command:
         if only:
             raise UserError(f"{name} was not submitted: the command that began it goes on with --resume")
-    elif living := [job for job, facts in queue.in_queue(record.jobs).items() if facts.lives]:
-        print(f"{name} is in the queue already as job {living[0]}")
+        return
+    job, facts = present_job(record, queue.in_queue(record.jobs))
+    if facts is not None and facts.lives:
+        print(f"{name} is in the queue already as job {job} ({facts.state}); see hpcvision status")
     else:
         given = {"--cluster": cluster, "--minutes": minutes}
         words = [str(word) for option, value in given.items() if value is not None for word in (option, value)]

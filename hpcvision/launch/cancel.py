@@ -16,7 +16,8 @@ from hpcvision.rundir import RunDir
 def cancel_jobs(found: list[RunDir], runs: Path) -> tuple[list[str], list[str]]:
     """Cancel the jobs of these runs and sweeps that live; (their ids, the names of other runs that shared them)."""
     ids = [job for rundir in found if (record := Record.of(rundir)) for job in record.jobs]
-    living = [name for name, job in queue.in_queue(ids).items() if job.lives]
+    known = queue.in_queue(ids)
+    living = [name for name in dict.fromkeys(ids) if name in known and known[name].lives]
     others = [
         rundir.folder.name
         for rundir in matching(runs, None)

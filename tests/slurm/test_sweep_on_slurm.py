@@ -300,7 +300,7 @@ def test_an_array_of_a_sweep_is_seen_followed_cancelled_and_resumed_by_the_sweep
     cluster.until(lambda: re.search(rf"running .* {first} .* of 4 trials have ended", status()), "the trials")
     assert "4 trials of plain" in cluster.hpcvision("logs", "search").stdout
     said = cluster.hpcvision("resume", "search").stdout
-    assert said == f"search-sweep is in the queue already as job {first}\n"
+    assert said == f"search-sweep is in the queue already as job {first} (RUNNING); see hpcvision status\n"
     said = cluster.hpcvision("cancel", "search").stdout
     assert said == f"cancelled 2 job(s): {first}, {last}\n"
     cluster.until(lambda: not cluster.run("squeue", "-h", "--me").stdout, "the end of the jobs")
