@@ -185,14 +185,19 @@ def cancel(
 
     folder = runs_folder(runs)
     found = matching(folder, None if wanted == "all" else wanted, sweeps=True)
-    ids, others = cancel_jobs(found, folder)
+    try:
+        ids, others = cancel_jobs(found, folder)
+    except UserError:  # no Slurm here, or none that answers
+        for name in stop_here([rundir for rundir in found if not rundir.job.exists()], []):
+            print(f"told to save and end on this machine: {name}")
+        raise
     here = stop_here(found, ids)
     if ids:
         print(f"cancelled {len(ids)} job(s): {', '.join(ids)}")
     if here:
         print(f"told to save and end on this machine: {', '.join(here)}")
     if not ids and not here:
-        print("none of these is in the queue or trained on this machine")
+        print("none of these is in the queue or trained on this machine; one that has just been started: try again")
     if others:
         print(f"these runs shared them: {', '.join(others)}; hpcvision resume submits them again")
 
@@ -210,24 +215,23 @@ def resume(
     Example: hpcvision resume cifar100_baby_mobilenet --minutes 120
     """
     from hpcvision.launch.cluster import resume_runs
+    from hpcvision.launch.profile import load_profile
     from hpcvision.launch.status import matching
     from hpcvision.rundir import runs_folder
 
+    if cluster and load_profile(cluster).executor == "local":
+        raise UserError(f"--cluster={cluster} is this machine: what it ran goes on by the same command as before")
     folder = runs_folder(runs)
     found = matching(folder, None if wanted == "all" else wanted, sweeps=True)
-    runs_of_jobs = [rundir for rundir in found if not rundir.is_sweep]
-    if runs_of_jobs or not found:
-        resume_runs(runs_of_jobs, folder, cluster=cluster, minutes=minutes)
-    for rundir in found:
-        if rundir.is_sweep:
-            resume_sweep(rundir, cluster, minutes, only=len(found) == 1)
+    sweeps = [rundir for rundir in found if rundir.is_sweep]
+    for rundir in sweeps:
+        resume_sweep(rundir, cluster, minutes, only=len(found) == 1)
+    if len(sweeps) < len(found) or not found:
+        resume_runs([rundir for rundir in found if rundir not in sweeps], folder, cluster=cluster, minutes=minutes)
 
 
 def resume_sweep(rundir: "RunDir", cluster: str | None, minutes: int | None, *, only: bool) -> None:
-    """Submit what is left of a sweep by the command that submitted it, with the options given now instead.
-
-    only: nothing else was asked for, so that it is an error when this sweep cannot be.
-    """
+    """Submit what is left of a sweep by its own command; only: it alone is asked for, so that to fail is an error."""
     from hpcvision.cli import app
     from hpcvision.launch import queue
     from hpcvision.launch.record import Record

@@ -134,7 +134,7 @@ def failure(rundir: RunDir, rank: int, code: int, piped: str) -> UserError:
     """What the user is told: the words of the rank that failed first, its traceback printed before."""
     if code < 0:
         name = signal.Signals(-code).name
-        if rundir.is_finished:  # it was about to end, or drew the pictures
+        if rundir.is_finished and rundir.has_read_test:  # it was about to end, or drew the pictures
             return TrainingStopped(f"rank {rank}: ended by {name}, but the run is finished; the same command shows it")
         # The others only failed because this one was gone, and it could not write itself.
         why = " from outside; the system does so when memory runs out" if -code == signal.SIGKILL else "; see its log"

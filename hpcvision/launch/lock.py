@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hpcvision.errors import FolderInUse
 from hpcvision.place import Place
@@ -70,9 +71,8 @@ def only_one(rundir: RunDir, *, shared: bool = False, name: str = "lock") -> Ite
             pass
         if not shared:
             with contextlib.suppress(OSError):  # a full disk: then nobody can say who holds it
-                file.truncate(0)
-                file.write(f"{os.getpid()} {socket.gethostname()}\n")
-                file.flush()
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"{os.getpid()} {socket.gethostname()}\n".encode())
         yield
 
 
@@ -83,5 +83,8 @@ def holder(rundir: RunDir) -> int | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             number, host = file.read().split()
-            return int(number) if host == socket.gethostname() else None
+            # The number may be of a process before this one, or of a container that has the same host name.
+            files = Path(f"/proc/{int(number)}/fd").iterdir() if host == socket.gethostname() else ()
+            if any(path.exists() and path.samefile(rundir.folder / "lock") for path in files):
+                return int(number)
     return None

@@ -151,10 +151,11 @@ def in_queue(ids: Iterable[str]) -> dict[str, Job]:
         lines += ask(*shown, f"--jobs={','.join(sorted(missing))}").stdout.splitlines()
     found: dict[str, Job] = {}
     for line in lines:
-        name, number, array, state, reason, nodes, start = line.split("|", 6)
-        job = Job(state, "" if reason == "None" else reason, nodes, "" if start == "N/A" else start)
+        name, number, array, word, reason, nodes, start = line.split("|", 6)
+        job = Job(word, "" if reason == "None" else reason, nodes, "" if start == "N/A" else start)
         for known in wanted & {name, number, array}:
-            if known not in found or (job.lives and found[known].state != "RUNNING"):
+            state = found[known].state if known in found else "COMPLETED"
+            if state == "COMPLETED" or (job.lives and state != "RUNNING"):
                 found[known] = job
     return found
 

@@ -111,9 +111,17 @@ def is_finished(rundir: RunDir) -> bool:
     from hpcvision.results.sweeps import sweep_is_finished
 
     try:
-        return sweep_is_finished(rundir.folder / "sweep.h5")
+        written = sweep_is_finished(rundir.folder / "sweep.h5")
     except UserError:  # it cannot be read; it is written again from the trials
         return False
+    return written and all(ended for _, ended in trials_of(rundir))  # it may have been begun again with more trials
+
+
+def trials_of(sweep: RunDir) -> list[tuple[RunDir, bool]]:
+    """The runs of a sweep that have begun, each with whether it has ended."""
+    poor = poor_trials(sweep.folder)
+    trials = [RunDir(path.parent) for path in sweep.folder.glob("*/config.json")]
+    return [(trial, trial.folder.name in poor or trial.is_finished) for trial in trials]
 
 
 def from_journal(rundir: RunDir, state: str, words: str) -> Status:
@@ -162,11 +170,9 @@ def status_of_sweep(rundir: RunDir, record: Record | None, jobs: dict[str, queue
     name, job = present_job(record, jobs)
     if is_finished(rundir) and not (job and job.lives):
         return Status(rundir, "finished", "", 0, 0, name)
-    poor = poor_trials(rundir.folder)
-    trials = [RunDir(path.parent) for path in rundir.folder.glob("*/config.json")]
-    ended = [trial for trial in trials if trial.folder.name in poor or trial.is_finished]
-    far = f"{len(ended)} of {len(trials)} trials have ended" if trials else ""
-    beats = [heartbeat for trial in trials if (heartbeat := Heartbeat.read(trial))]
+    trials = trials_of(rundir)
+    far = f"{sum(ended for _, ended in trials)} of {len(trials)} trials have ended" if trials else ""
+    beats = [heartbeat for trial, _ in trials if (heartbeat := Heartbeat.read(trial))]
     newest = replace(max(beats, key=lambda heartbeat: heartbeat.time), numbers=far) if beats else None
     if job is not None and job.lives:
         state, words = alive(job, newest)

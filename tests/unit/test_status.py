@@ -390,6 +390,9 @@ def test_a_sweep_of_this_machine_runs_by_its_trials_heartbeats_and_goes_on_by_it
 def test_a_finished_sweep_that_waits_with_more_trials_is_waiting(sweep):
     with h5py.File(sweep.folder / "sweep.h5", "w") as file:
         file.attrs.update(kind="sweep", finished=True)
+    assert status_of_sweep(sweep, RECORD, job("COMPLETED")).state == "stopped"  # a trial has been added since
+    for path in sweep.folder.glob("*/config.json"):
+        (path.parent / "log.jsonl").write_text('{"event": "finished"}\n')
     assert status_of_sweep(sweep, RECORD, job("COMPLETED")).state == "finished"
     assert status_of_sweep(sweep, RECORD, job("PENDING")).state == "waiting"
 
@@ -437,6 +440,7 @@ def test_a_sweep_of_this_machine_is_not_resumed_on_a_cluster(sweep):
         (["COMPLETED", "PENDING", "RUNNING"], "RUNNING"),
         (["RUNNING", "COMPLETED", "PENDING"], "RUNNING"),
         (["COMPLETED", "PENDING", "FAILED"], "PENDING"),
+        (["COMPLETED", "FAILED", "COMPLETED"], "FAILED"),
     ],
 )
 def test_an_array_lives_as_long_as_one_of_its_tasks_does(tasks, state, fake_commands):
