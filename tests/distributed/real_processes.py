@@ -143,7 +143,7 @@ def refusal(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def files_below(folder: Path) -> dict[str, str]:
-    """Every file below `folder` with the SHA-256 of its bytes; not the empty `lock` that whoever looks in leaves."""
+    """Every file below `folder` with the SHA-256 of its bytes; not the `lock` that whoever looks in leaves."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

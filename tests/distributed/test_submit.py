@@ -77,7 +77,8 @@ def test_cancel_stops_a_run_in_the_background_which_saves_and_goes_on_by_the_sam
     assert hpcvision(*command, runs=runs).returncode == 0
     wait_until(lambda: len(events(folder, "start")) == 2, "the second stay")
     assert events(folder, "start")[1]["from_step"] == stop["step"]
-    assert hpcvision("cancel", "all", runs=runs).returncode == 0
+    assert hpcvision("cancel", "all", runs=runs).stdout.startswith("told to save and end on this machine: ")
+    wait_until(lambda: holder(RunDir(folder)) is None, "the end of the second stay")
 
 
 def test_a_job_that_fails_while_waited_for_is_one_line_and_exit_code_3(jobs: dict[str, Path], workplace: Path) -> None:
