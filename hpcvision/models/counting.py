@@ -1,11 +1,14 @@
 """What a model costs: parameters and multiply-adds, layer by layer, and the hard cap; all on the meta device."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hpcvision.config import CAPS, DenoiserConfig, ModelConfig, RunConfig, check_parameters
 from hpcvision.models import build_model
@@ -17,25 +20,38 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the normal numbers of new modules: on the meta device the first ones load torch's compiler, 2 s."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
+
+
+def without_values(config: ModelConfig) -> nn.Module:
+    """The model on the meta device: names and shapes, no memory."""
+    with torch.device("meta"), _Undrawn():
+        return build_model(config)
+
+
 @lru_cache(maxsize=1024)
 def parameters_of(config: ModelConfig) -> int:
     """Parameter count of a configuration, without allocating the model."""
-    with torch.device("meta"):
-        return count_parameters(build_model(config))
+    return count_parameters(without_values(config))
 
 
 @lru_cache(maxsize=1024)
 def stored_numbers_of(config: ModelConfig) -> int:
     """Elements of the state dict of a configuration: parameters and buffers, without allocating the model."""
-    with torch.device("meta"):
-        return sum(tensor.numel() for tensor in build_model(config).state_dict().values())
+    return sum(tensor.numel() for tensor in without_values(config).state_dict().values())
 
 
 @lru_cache(maxsize=1024)
 def activations_of(config: ModelConfig) -> int:
     """Numbers that the layers of a model give out for one image, all together, without allocating them."""
-    with torch.device("meta"):
-        model = build_model(config).eval()
+    model = without_values(config).eval()
     count = 0
 
     def add(module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
@@ -128,8 +144,7 @@ def layer_table(config: ModelConfig) -> list[Layer]:
     """A row for every layer that has weights of its own, in the order of execution."""
     from torch.utils.flop_counter import FlopCounterMode  # 0.3 s, of every start of a run
 
-    with torch.device("meta"):
-        model = build_model(config).eval()
+    model = without_values(config).eval()
     outputs: dict[str, tuple[int, ...]] = {}
     hooks = []
     counter = FlopCounterMode(display=False)
@@ -169,8 +184,7 @@ def multiply_adds(config: ModelConfig) -> int:
     """Multiply-adds of one image's forward pass in convolutions, linear layers and matrix products."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"):
-        model = build_model(config).eval()
+    model = without_values(config).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*example_inputs(config, 1, "meta"))
     return int(counter.get_total_flops()) // 2

@@ -55,3 +55,13 @@ def test_nothing_is_imported_before_a_first_step_that_is_only_used_after_it(impo
     code = f"import sys; {imports}; print(*sorted({late!r} & set(sys.modules)))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (process.stdout, process.stderr) == ("\n", "")
+
+
+@pytest.mark.parametrize("job", ["cifar100_ddpm_convnext", "cifar100_ddpm_residual", "cifar100_edm"])
+def test_counting_the_parameters_of_a_generator_loads_no_compiler(job):
+    code = (
+        "import sys; from hpcvision.config.catalogue import load_job; from hpcvision.models.counting import check_cap\n"
+        f"print(check_cap(load_job({job!r})) < 1_000_000, 'torch._dynamo' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (process.stdout, process.stderr) == ("True False\n", "")
