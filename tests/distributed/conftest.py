@@ -23,7 +23,7 @@ def config():
         data=DataConfig(source="synthetic", augmentation=AugmentConfig(crop_padding=2, flip=True, rotation_degrees=5)),
         train=TrainConfig(steps={STEPS}, global_batch_size=16),
         optim=OptimConfig(optimizer="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=5),
-        cadence=CadenceConfig(log_every=5, evaluate_every=20, checkpoint_every=3),
+        cadence=CadenceConfig(log_every=5, evaluate_every=20, checkpoint_every=6),
     )
 """,
     # No BatchNorm: the same on any number of processes.
@@ -143,6 +143,8 @@ def generated(workplace: Path) -> FinishedRun:
         "sample.interpolation_pairs": 2,
         "sample.interpolation_points": 3,
         "cadence.log_every": 2,
+        "model.image_size": 16,
+        "model.num_classes": 10,
         "model.width": 0.1,
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]

@@ -20,7 +20,7 @@ from hpcvision.rundir import RunDir, read_journal
 from hpcvision.training import checkpoint
 
 PATIENCE = 240.0  # seconds; an idle machine needs 10, one whose cores are all taken several times that
-REPEATS = int(os.environ.get("HPCVISION_REPEATS") or 3)  # kills of each kind
+REPEATS = int(os.environ.get("HPCVISION_REPEATS") or 1)  # kills of each kind
 SEED = int(os.environ.get("HPCVISION_SEED") or time.time_ns() % 1_000_000)  # of their moments
 
 # What the tests counted, one line each, for the end of the output.

@@ -211,13 +211,15 @@ def test_a_run_folder_of_another_config_is_refused_with_the_keys_that_differ(
 
 @pytest.fixture(scope="module")
 def long_run(jobs: dict[str, Path], workplace: Path) -> Iterator[tuple[list[object], Path]]:
-    """The command and the folder of a run that is busy for as long as the fixture lives."""
+    """The command and the folder of a run that holds its folder for as long as the fixture lives, and no core."""
     runs = workplace / "busy"
     command = ["train", jobs["plain"], "train.steps=9999", "cadence.log_every=1000", "--processes", 2]
     process = start_command(*command, runs=runs)
     wait_until(lambda: any(events(path.parent, "start") for path in runs.glob("*/log.jsonl")), "the run to start")
+    os.killpg(process.pid, signal.SIGSTOP)
     yield command, only_run(runs)
     process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGCONT)
     assert end(process).returncode == 0
 
 
@@ -322,8 +324,11 @@ def test_no_failed_run_leaves_a_process_behind(exploded, raised, orphaned) -> No
     assert not folders & set(words)
 
 
+RARELY = ["cadence.checkpoint_every=100", "cadence.evaluate_every=100"]
+
+
 def test_a_job_with_one_try_waits_for_the_process_in_the_folder_and_does_not_finish_the_run_again(jobs, tmp_path):
-    process = start_command("train", jobs["tiny"], "train.steps=300", "--processes", 2, runs=tmp_path)
+    process = start_command("train", jobs["tiny"], *RARELY, "train.steps=300", "--processes", 2, runs=tmp_path)
     wait_until(lambda: any(events(path.parent, "start") for path in tmp_path.glob("*/log.jsonl")), "the start")
     folder = only_run(tmp_path)
     program = f"import os; os.environ['HPCVISION_ONE_TRY'] = '1'; {RANK}"

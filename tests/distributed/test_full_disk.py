@@ -141,7 +141,7 @@ def test_a_run_whose_disk_becomes_full_stops_with_one_line_and_goes_on_when_ther
 @pytest.mark.parametrize(
     "size, last_step",
     [
-        pytest.param(0, range(STEPS), id="nothing more"),
+        pytest.param(0, range(STEPS), id="nothing more", marks=pytest.mark.long),
         pytest.param(100_000, range(STEPS), id="no checkpoint", marks=pytest.mark.long),
         pytest.param(250_000, [STEPS], id="no finished archive"),
     ],

@@ -69,7 +69,7 @@ def test_an_interpolation_ends_at_the_two_samples(generated: FinishedRun, tmp_pa
     way = drawn(
         generated.folder, "--pairs", "3:8", "--points", 5, "--processes", 2, command="interpolate", into=tmp_path
     )["interpolations/slerp"]
-    assert way["images"].shape == (1, 5, 32, 32, 3)
+    assert way["images"].shape == (1, 5, 16, 16, 3)
     assert way["labels"].tolist() == [[3, 8]]
     assert way["seeds"].tolist() == [[0, 1]]
     ends = drawn(generated.folder, "--classes", "3,8", "--images", 2, "--processes", 1, into=tmp_path)["samples/random"]
@@ -90,7 +90,7 @@ def test_a_real_image_is_noised_and_denoised_step_by_step(generated: FinishedRun
     strips = drawn(generated.folder, "--forward", "--images", 2, "--steps", 12, "--processes", 1, into=tmp_path)
     assert set(strips) == {f"strips/{name}" for name in ("noised", "noised_denoised", "noised_found_in_one_step")}
     noised = strips["strips/noised"]
-    assert noised["images"].shape == (2, 10, 32, 32, 3)
+    assert noised["images"].shape == (2, 10, 16, 16, 3)
     assert noised["timesteps"].tolist() == sorted(noised["timesteps"])
     assert (
         grey_levels_between(noised["images"][:, -1], strips["strips/noised_denoised"]["images"][:, 0]) <= 1
@@ -104,7 +104,7 @@ def test_a_real_image_is_noised_and_denoised_step_by_step(generated: FinishedRun
         ("sample", ["--sampler", "heunn"], "sample.sampler='heunn'"),
         ("sample", ["--eta", "0.5", "--sampler", "heun"], "sample.eta=0.5 is for sample.sampler=ddim, not heun"),
         ("sample", ["--classes", "sqare, checks"], "there is no class 'sqare'"),
-        ("sample", ["--classes", "100"], "there is no class '100'"),
+        ("sample", ["--classes", "10"], "there is no class '10'"),
         ("sample", ["--weights", "ema"], "there are no 'ema' weights in the archive; choose from raw"),
         ("sample", ["-o", "picture.png"], "must end in .h5"),
         ("sample", ["--guidance-interval", "1"], "write two numbers with a comma, such as 0.2,2.5"),
@@ -113,7 +113,7 @@ def test_a_real_image_is_noised_and_denoised_step_by_step(generated: FinishedRun
         ("interpolate", ["--pairs", "4"], "'4' is no pair"),
         ("interpolate", ["--from-images", "5,5"], "is one image twice"),
         ("interpolate", ["--pairs", "4:5", "--method", "cubic"], "choose slerp or linear"),
-        ("evaluate", ["--images", "250"], "cannot show 100 classes equally often; try 200"),
+        ("evaluate", ["--images", "25"], "cannot show 10 classes equally often; try 20"),
         ("evaluate", ["--images", "200"], "no features are shipped for data.source=synthetic"),
         ("evaluate", ["--against", "tset"], "there is no split 'tset'; choose from train, validation, test"),
         ("evaluate", ["--steps-grid", "5,many"], "write whole numbers above 0 with commas"),

@@ -191,14 +191,14 @@ def test_the_same_command_gives_the_same_run_bit_for_bit(run_afresh: Path, finis
 def test_diffusion_archive_holds_samples_with_their_seeds_and_labels(generated: FinishedRun) -> None:
     with h5py.File(generated.folder / "results.h5") as file:
         samples = file["samples/random"]
-        assert samples["images"].shape == (6, 32, 32, 3)
+        assert samples["images"].shape == (6, 16, 16, 3)
         assert samples["seeds"][()].tolist() == list(range(6))
         assert samples["images"][()].std() > 0
 
 
 def test_diffusion_archive_holds_interpolations(generated: FinishedRun) -> None:
     with h5py.File(generated.folder / "results.h5") as file:
-        assert file["interpolations/slerp/images"].shape == (2, 3, 32, 32, 3)
+        assert file["interpolations/slerp/images"].shape == (2, 3, 16, 16, 3)
 
 
 def test_diffusion_run_draws_its_samples_and_prints_where(generated: FinishedRun) -> None:

@@ -54,7 +54,7 @@ def test_a_run_is_found_by_status_while_it_waits_while_it_runs_and_when_it_is_fi
 
 
 def test_a_stopped_run_is_submitted_again_by_resume_and_goes_on(cluster):
-    job = cluster.submit("plain.py", "train.steps=3000")
+    job = cluster.submit("plain.py", "train.steps=1500")
     cluster.until(lambda: cluster.reached(10), "the first steps")
     cluster.hpcvision("cancel", "all")
     assert cluster.wait(job) == "CANCELLED"

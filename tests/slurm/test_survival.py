@@ -30,14 +30,11 @@ def short():
 
 @pytest.fixture(scope="module")
 def long():
-    """More than a stay with a limit of a minute holds, also without the notice that Slurm gives 30 s before its end."""
+    """More than a stay with a limit of a minute holds, also without the notice that Slurm gives 30 s before its end.
+
+    And more than Slurm takes to miss a node, and to begin elsewhere.
+    """
     return run_of(65)
-
-
-@pytest.fixture(scope="module")
-def longer():
-    """More than Slurm takes to miss a node, and to begin elsewhere."""
-    return run_of(60)
 
 
 # Signals are blocked from the first moment, and nothing can unblock them.
@@ -94,24 +91,17 @@ def processes_on(node):
     return [pid for rank, pid in sorted(found) if rank >= 0]
 
 
-def test_a_run_longer_than_its_time_limit_queues_itself_again_and_ends_with_the_exact_weights(
+def test_every_task_of_an_array_queues_itself_again_at_its_time_limit_and_ends_with_the_exact_weights(
     cluster, undisturbed, long
 ):
-    (cluster.home / "minute.toml").write_text(MINUTE)
-    cluster.hpcvision("submit", *long, "--cluster", "minute.toml")
-    cluster.until(lambda: cluster.only_run().is_finished, "the end of the run")
-    assert_finished_exactly(cluster, undisturbed(*long))
-    assert reasons(cluster.only_run())[0] in ("deadline", "SIGUSR2")
-    assert cluster.starts() >= 2
-
-
-def test_every_task_of_an_array_queues_itself_again_at_its_time_limit_also_the_last(cluster, long):
     (cluster.home / "minute.toml").write_text(MINUTE)
     cluster.hpcvision("submit", *long, "--seeds", "0-1", "--cluster", "minute.toml")
     cluster.until(lambda: len(cluster.runs()) == 2 and all(run.is_finished for run in cluster.runs()), "both runs")
     for run in cluster.runs():
         assert reasons(run)[0] in ("deadline", "SIGUSR2")
         assert reasons(run)[-1] == "finished"
+    (first,) = (run for run in cluster.runs() if run.read_config().seed == 0)
+    assert exact_content(first.results) == undisturbed(*long)
 
 
 def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends_at_once(cluster, undisturbed, long):
@@ -140,17 +130,18 @@ def test_a_link_of_a_chain_waits_for_a_process_that_still_trains_in_the_folder_i
         assert file["ledger/job_id"].asstr()[()].tolist() == [f"slurm-{first.split()[0]}.0"]
 
 
-def test_a_run_that_is_preempted_five_times_ends_with_the_exact_weights(cluster, undisturbed, long):
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.long)])
+def test_a_run_that_is_preempted_again_and_again_ends_with_the_exact_weights(cluster, undisturbed, long, times):
     job = cluster.submit(*long, "--minutes", 5)
     urgent = ["-A", "students", "-p", "high", "-N2", "--exclusive", "--time=1", "--wrap=sleep 1", "--output=/dev/null"]
-    for stay in range(1, 6):
+    for stay in range(1, times + 1):
         cluster.until(lambda stay=stay: cluster.starts() == stay, f"stay {stay}")
         time.sleep(2)
         other = cluster.run("sbatch", "--parsable", *urgent).stdout.strip()
         assert cluster.wait(other) == "COMPLETED"
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
     assert_finished_exactly(cluster, undisturbed(*long))
-    assert cluster.starts() == 6
+    assert cluster.starts() == times + 1
 
 
 def test_a_killed_rank_ends_all_of_them_within_a_minute_and_status_names_it(cluster, short):
@@ -175,6 +166,7 @@ def both_nodes():
     start_cluster()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("both_nodes")
 def test_a_run_whose_node_is_set_down_goes_on_elsewhere_and_ends_with_the_exact_weights(cluster, undisturbed, short):
     job = cluster.submit(*short)
@@ -203,14 +195,14 @@ def test_a_run_whose_node_is_lost_with_its_network_goes_on_elsewhere_and_ends_wi
 
 @pytest.mark.usefixtures("both_nodes")
 def test_a_node_that_is_cut_off_but_still_writes_and_its_successor_do_not_train_one_run_together(
-    cluster, undisturbed, longer
+    cluster, undisturbed, long
 ):
-    job = cluster.submit(*longer, "--minutes", 5)
+    job = cluster.submit(*long, "--minutes", 5)
     cluster.until(lambda: cluster.reached(100), "the first steps")
     node = cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     administer("ip", "link", "set", f"hv-{node}", "down")
     assert cluster.wait(job) == "COMPLETED", cluster.logs()
-    assert_finished_exactly(cluster, undisturbed(*longer))
+    assert_finished_exactly(cluster, undisturbed(*long))
     assert "another process is training" in cluster.logs()
     assert cluster.starts() == 1
 

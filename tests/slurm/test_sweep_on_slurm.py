@@ -167,6 +167,7 @@ def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_u
     assert_steps_are_counted_once(cluster, long["steps"])
 
 
+@pytest.mark.long
 def test_a_sweep_goes_on_after_one_of_its_nodes_was_lost_and_equals_the_undisturbed(cluster, undisturbed, long):
     write_sweep(cluster.home, SEARCH, **long)
     job = begin(cluster, "--nodes", 2)
