@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
-from hpcvision.launch.lock import holder
+from hpcvision.launch.lock import holder, starter
 from hpcvision.launch.record import Record
 from hpcvision.launch.status import matching
 from hpcvision.rundir import RunDir
@@ -37,7 +37,7 @@ def stop_here(found: list[RunDir], cancelled: list[str]) -> list[str]:
     """
     asked = []
     for rundir in found:
-        record, process = Record.of(rundir), holder(rundir)
+        record, process = Record.of(rundir), holder(rundir) or starter(rundir)
         if RunDir(rundir.folder.parent).is_sweep:  # it would only begin the trial again
             continue
         if process and not (record and set(record.jobs) & set(cancelled)):

@@ -119,7 +119,7 @@ def submit_to_cluster(
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     except UserError as error:
-        if not isinstance(error, slurm.MayBeTaken):
+        if not isinstance(error, queue.MayBeTaken):
             put_back(aside)
         raise
     return list(rundirs.values())
@@ -213,9 +213,10 @@ def grouped(
     if profile.max_submitted_jobs:
         most = (profile.max_submitted_jobs - queue.own_jobs()) // chain
         if most < 1:
+            links = f", and a chain of {chain} is so many" if chain > 1 else ""
             raise UserError(
                 f"this cluster takes {profile.max_submitted_jobs} jobs of one user and you have {queue.own_jobs()} in "
-                "the queue; wait for some to end"
+                f"the queue{links}; wait for some to end{', or give a shorter --chain' if links else ''}"
             )
     asked_for = runs_per_job or 1
     each = max(asked_for, math.ceil(len(configs) / most))
@@ -274,7 +275,7 @@ def resume_runs(found: list[RunDir], runs: Path, *, cluster: str | None, minutes
         if rundir.is_finished or (len(found) > 1 and not known and cluster is None):
             continue  # of several, those that a cluster has had
         if not known and cluster is None:
-            raise UserError(f"{rundir.folder.name} was not submitted: the same command goes on; or give --cluster")
+            raise UserError(f"{rundir.folder.name} was on no cluster: the same command goes on; or give --cluster")
         where = cluster or (record.cluster if record else "")
         place = Placement(**record.place) if record and known and not cluster else placed(load_profile(where))
         place = replace(place, minutes=minutes or place.minutes)

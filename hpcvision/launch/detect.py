@@ -91,7 +91,7 @@ def choose_partition(partitions: dict[str, dict[str, str]], ask: Ask) -> str:
 def choose_account(accounts: list[str], facts: dict[str, str], ask: Ask) -> str | None:
     """The account that the partition allows, asked for where there are several; None where the site keeps none."""
     allowed = facts.get("AllowAccounts", "ALL")
-    fitting = [name for name in accounts if allowed == "ALL" or name in allowed.split(",")]
+    fitting = [name for name in accounts if allowed == "ALL" or name in allowed.lower().split(",")]
     if len(fitting) <= 1:
         return fitting[0] if fitting else None
     return ask("account", fitting) or fitting[0]

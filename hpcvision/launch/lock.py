@@ -78,13 +78,40 @@ def only_one(rundir: RunDir, *, shared: bool = False, name: str = "lock") -> Ite
 
 def holder(rundir: RunDir) -> int | None:
     """Id of the process of this machine that holds the folder alone; None when it is free, or held elsewhere."""
-    with contextlib.suppress(OSError, ValueError), (rundir.folder / "lock").open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            number, host = file.read().split()
-            # The number may be of a process before this one, or of a container that has the same host name.
-            files = Path(f"/proc/{int(number)}/fd").iterdir() if host == socket.gethostname() else ()
-            if any(path.exists() and path.samefile(rundir.folder / "lock") for path in files):
-                return int(number)
+    number, holds = last_holder(rundir)
+    return number if holds else None
+
+
+def last_holder(rundir: RunDir) -> tuple[int, bool | None]:
+    """(id, whether it still holds the folder) of the process that held it last; None where this machine cannot know."""
+    lock = rundir.folder / "lock"
+    try:
+        number, host = lock.read_text().split()
+        process = Path(f"/proc/{int(number)}")
+        # The number may be of another process by now, or of a container that has the same host name.
+        files = list((process / "fd").iterdir()) if host == socket.gethostname() and process.exists() else []
+    except (OSError, ValueError):
+        return 0, None
+    for path in files:
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if path.samefile(lock):
+                return int(number), True
+    return int(number), False if host == socket.gethostname() else None
+
+
+def is_at_work(rundir: RunDir) -> bool | None:
+    """Whether a process of this machine trains in the folder, or is about to; None where this machine cannot know."""
+    return starter(rundir) is not None or last_holder(rundir)[1]
+
+
+def starter(rundir: RunDir) -> int | None:
+    """Id of the process of submitit's local executor that has started ranks which do not hold the folder yet."""
+    lock, name = rundir.folder / "lock", os.fsencode(Path(rundir.folder.name, rundir.submissions.name))
+    for path in rundir.submissions.glob("*_submitted.pkl"):
+        with contextlib.suppress(OSError, ValueError):  # the process has ended, or is another machine's
+            number = int(path.name.partition("_")[0])
+            words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+            is_it = b"submitit.local._local" in words and words[-2].endswith(name)
+            if is_it and not (lock.exists() and lock.stat().st_mtime > path.stat().st_mtime):
+                return number
     return None

@@ -25,6 +25,13 @@ class NoAnswer(UserError):
     """Slurm said nothing in time."""
 
 
+class MayBeTaken(UserError):
+    """Nobody knows whether there is a job now."""
+
+
+MUTE = "no answer from Slurm, which may have taken the job: {}; see squeue --me"
+
+
 @dataclass(frozen=True)
 class Job:
     """A job as Slurm knows it now."""
@@ -255,13 +262,27 @@ def test_only(script: str, submit_command: str) -> str:
 
 
 def submit(script: str, submit_command: str) -> str:
-    """Hand a script to Slurm as it is; the job's id. Raises UserError when Slurm refuses."""
-    answer = ask(*shlex.split(submit_command), words=script)
+    """Hand a script to Slurm as it is; the job's id.
+
+    Raises UserError when Slurm refuses, and MayBeTaken when it does not answer.
+    """
+    try:
+        answer = ask(*shlex.split(submit_command), words=script)
+    except NoAnswer as error:
+        raise MayBeTaken(MUTE.format(str(error).partition(";")[0])) from None
     # `Submitted batch job 12 on cluster c1`, or words of the site's own with a number.
     found = re.search(r"job (\d+)", answer.stdout) or re.search(r"(\d+)", answer.stdout)
     if answer.returncode or not found:
-        raise UserError(f"Slurm refuses the job: {in_words(answer.stderr + answer.stdout)}")
+        raise refusal(answer.stderr + answer.stdout)
     return found[1]
+
+
+def refusal(said: str) -> UserError:
+    """What sbatch said instead of a job's id, as the error to raise."""
+    words = in_words(said)
+    if "timed out" in words:
+        return MayBeTaken(MUTE.format(words))
+    return UserError(f"Slurm refuses the job: {words}")
 
 
 def in_words(said: str) -> str:

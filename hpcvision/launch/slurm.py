@@ -32,10 +32,6 @@ NATIVE = {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "time", "open
 """Options that submitit writes itself."""
 
 
-class MayBeTaken(UserError):
-    """Nobody knows whether there is a job now."""
-
-
 class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
     """submitit's executor with the site's own submit command, and deaf to the job that it may be in."""
 
@@ -125,10 +121,7 @@ def submit(executor: Executor, groups: Sequence[Sequence[RunDir]], place: Placem
         with contextlib.redirect_stderr(io.StringIO()) as said:  # what sbatch says, which submitit passes on
             jobs = executor._internal_process_submissions(calls)
     except (FailedJobError, FailedSubmissionError) as error:
-        words = queue.in_words(said.getvalue() or str(error))
-        if "timed out" in words:
-            raise MayBeTaken(f"no answer from Slurm, which may have taken the job: {words}; see squeue --me") from None
-        raise UserError(f"Slurm refuses the job: {words}") from None
+        raise queue.refusal(said.getvalue() or str(error)) from None
     return [
         Submitted(job.job_id, Path(job.paths.stdout), tuple(group)) for job, group in zip(jobs, groups, strict=True)
     ]

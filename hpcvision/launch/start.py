@@ -63,6 +63,11 @@ def submit_job(
 
             wait_for(submitted)
         return
+    if len(configs) > 1 and not wait:
+        raise UserError(
+            f"{len(configs)} runs would all train at once on this machine; give --wait, which trains one after the "
+            "other, or --cluster"
+        )
     for config in configs:
         chosen = processes or gpus_here() or choose_processes(config)
         config.train.local_batch_size(chosen)  # an uneven split is refused before anything is started

@@ -1,6 +1,7 @@
 """How runs are doing: what their folders say, what Slurm says, and what the two mean together, in words."""
 
 import fnmatch
+import os
 import re
 import time
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
+from hpcvision.launch.lock import is_at_work
 from hpcvision.launch.record import Record
 from hpcvision.rundir import Heartbeat, RunDir, read_journal
 
@@ -126,14 +128,19 @@ def trials_of(sweep: RunDir) -> list[tuple[RunDir, bool]]:
 
 def from_journal(rundir: RunDir, state: str, words: str) -> Status:
     """Of a run whose state is known, or cannot be, with its last step."""
-    return Status(rundir, state, words, last_step(rundir), 0 if rundir.is_sweep else rundir.read_config().train.steps)
+    try:
+        steps = 0 if rundir.is_sweep else rundir.read_config().train.steps
+    except UserError as error:
+        return Status(rundir, "unreadable", str(error), 0, 0)
+    return Status(rundir, state, words, last_step(rundir), steps)
 
 
 def matching(runs: Path, wanted: str | None, *, sweeps: bool = False) -> list[RunDir]:
     """Folders of runs, and of sweeps if so wished, by a part of the name; raises UserError when there is none."""
     names = ("config.json", "sweep.json") if sweeps else ("config.json",)
     there = runs.iterdir() if runs.is_dir() else ()
-    folders = sorted(path for path in there if any((path / name).exists() for name in names))
+    # In what somebody else has closed, exists() would raise.
+    folders = sorted(path for path in there if any(os.access(path / name, os.R_OK) for name in names))
     if wanted is None:
         return [RunDir(folder.absolute()) for folder in folders]
     name = Path(wanted).name
@@ -231,9 +238,13 @@ def over(
     rundir: RunDir, record: Record | None, job: queue.Job | None, heartbeat: Heartbeat | None, *, has_steps: bool
 ) -> tuple[str, str]:
     """(state, sentence) of an unfinished run or sweep that no job of Slurm's trains now."""
-    beats = heartbeat is not None and time.time() - heartbeat.time < QUIET_SECONDS
-    if beats and heartbeat and (record is None or not heartbeat.job_id.startswith("slurm")):
-        return "running", f"on {heartbeat.host}: {heartbeat.numbers}"
+    if record is None or (heartbeat and not heartbeat.job_id.startswith("slurm")):
+        beats = heartbeat is not None and time.time() - heartbeat.time < QUIET_SECONDS
+        at_work = is_at_work(rundir)
+        if heartbeat and beats and at_work is not False:
+            return "running", f"on {heartbeat.host}: {heartbeat.numbers}"
+        if at_work:
+            return "running", "on this machine: no step for some minutes" if heartbeat else "starting on this machine"
     again = "the same command with --resume" if rundir.is_sweep else "the same command"
     how = "hpcvision resume" if record and record.place else again
     on = f"; {how} goes on from {'where it stopped' if rundir.is_sweep else 'its last checkpoint'}"

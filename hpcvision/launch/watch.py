@@ -58,11 +58,11 @@ def log_of(rundir: RunDir) -> Path:
         raise UserError(
             f"{rundir.folder.name}: the log of its job {record.jobs[-1]} is where sbatch was told to write it"
         )
-    logs = sorted(rundir.submissions.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
-    if not logs:
+    submitted = sorted(rundir.submissions.glob("*_submitted.pkl"), key=lambda path: path.stat().st_mtime)
+    if not submitted:
         how = "sweep --cluster" if rundir.is_sweep else "submit"
         raise UserError(f"{rundir.folder.name} was not submitted by hpcvision {how}: its log was the terminal")
-    return logs[-1]
+    return submitted[-1].with_name(submitted[-1].name.replace("_submitted.pkl", "_0_log.out"))
 
 
 def show_log(rundir: RunDir, *, lines: int, follow: bool) -> None:

@@ -86,13 +86,27 @@ def test_a_damaged_configuration_is_named_and_nothing_changed(
 
 
 LIBC = ctypes.CDLL(None)
-PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 
 
 def without_override() -> None:
-    """Root writes wherever it likes by one capability; a process without it is held up as anybody else is."""
+    """Root goes wherever it likes by two capabilities; a process without them is held up as anybody else is."""
     if os.geteuid() == 0:
-        assert LIBC.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) == 0
+        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+            assert LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
+
+
+@pytest.mark.parametrize("command", ["status", "cancel"])
+def test_a_folder_that_somebody_else_has_closed_does_not_keep_the_others_from_being_shown(
+    stopped: Path, workplace: Path, command: str
+) -> None:
+    runs = shutil.copytree(stopped.parent, workplace / f"beside a closed folder {command}")
+    (runs / "closed").mkdir(mode=0o000)
+    words = [command, "all"] if command == "cancel" else [command]
+    result = hpcvision(*words, runs=runs, handicap=without_override)
+    (runs / "closed").rmdir()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert stopped.name in result.stdout or command == "cancel"
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def disturb(folder: Path, number: signal.Signals, moments: random.Random) -> boo
 @pytest.fixture(
     scope="module",
     params=[
-        ("epsilon", signal.SIGTERM, REPEATS),
+        pytest.param(("epsilon", signal.SIGTERM, REPEATS), marks=pytest.mark.long),
         ("epsilon", signal.SIGKILL, REPEATS),
         pytest.param(("edm", signal.SIGKILL, 1), marks=pytest.mark.long),
     ],

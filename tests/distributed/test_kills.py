@@ -237,7 +237,11 @@ class Disturbed:
     """How often the moment was hit that was meant."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    # test_resume.py has the signals once, at moments of its own.
+    params=[pytest.param(kind, marks=[pytest.mark.long] if kind == "stop" else []) for kind in KINDS],
+)
 def disturbed(
     request: pytest.FixtureRequest, jobs: dict[str, Path], workplace: Path, finished: FinishedRun
 ) -> Disturbed:

@@ -1,19 +1,28 @@
 """`hpcvision submit --cluster local`: through submitit's local executor, in the background or waited for."""
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
 import cloudpickle
 import pytest
-from real_processes import end, events, hpcvision, living, only_run, start_command, wait_until
+from real_processes import end, events, hpcvision, living, only_run, refusal, start_command, wait_until
 
 from hpcvision.launch.job import TrainJob
 from hpcvision.launch.lock import holder
 from hpcvision.rundir import RunDir
 
 LOCAL = ["--cluster", "local", "--processes", 2]
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process, empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +62,12 @@ def test_submit_returns_at_once_and_the_run_finishes_by_itself(jobs: dict[str, P
     job_id = submitted.split(" as job ")[1].split()[0]
     assert int(job_id) in living()
     assert job_id in Path(log.removeprefix("log: ")).name
-    wait_until(lambda: rundir.is_finished and rundir.training_graph.exists(), "the run to finish in the background")
-    assert "step 20" in Path(log.removeprefix("log: ")).read_text()
+    assert re.search(r" running .*on this machine", hpcvision("status", runs=runs, COLUMNS="200").stdout)
+    followed = hpcvision("logs", "plain", "-f", runs=runs)
+    assert (followed.returncode, followed.stderr) == (0, "")
+    assert "step 20" in followed.stdout
+    assert rundir.is_finished
+    wait_until(rundir.training_graph.exists, "the picture")
     # submitit's tasks still write down what they return.
     wait_until(lambda: int(job_id) not in living(), "submitit's process to end")
 
@@ -79,6 +92,16 @@ def test_cancel_stops_a_run_in_the_background_which_saves_and_goes_on_by_the_sam
     assert events(folder, "start")[1]["from_step"] == stop["step"]
     assert hpcvision("cancel", "all", runs=runs).stdout.startswith("told to save and end on this machine: ")
     wait_until(lambda: holder(RunDir(folder)) is None, "the end of the second stay")
+    hpcvision(*command, runs=runs)
+    said = hpcvision("cancel", "all", runs=runs).stdout  # its ranks have not come so far yet
+    assert said == f"told to save and end on this machine: {folder.name}\n"
+    wait_until(lambda: not any("submitit" in str(command_of(pid)) for pid in living()), "the end of all its processes")
+
+
+def test_several_runs_at_once_are_refused_on_this_machine_unless_they_are_waited_for(jobs, tmp_path: Path) -> None:
+    said = refusal(hpcvision("submit", jobs["plain"], "--seeds", "0-1", *LOCAL, runs=tmp_path))
+    assert "2 runs would all train at once on this machine; give --wait" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_that_fails_while_waited_for_is_one_line_and_exit_code_3(jobs: dict[str, Path], workplace: Path) -> None:

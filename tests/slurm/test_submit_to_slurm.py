@@ -203,6 +203,7 @@ def test_twelve_runs_are_two_arrays_where_a_cluster_takes_ten_at_a_time_and_all_
     assert_all_accounted_for(cluster, 12)
 
 
+@pytest.mark.long
 def test_twelve_runs_that_share_three_jobs_start_python_three_times(cluster):
     cluster.hpcvision("submit", "plain.py", *PLACE, "--seeds", "0-11", "--runs-per-job", 4)
     cluster.until(lambda: len(cluster.runs()) == 12 and all(run.is_finished for run in cluster.runs()), "all runs")

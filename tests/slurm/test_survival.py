@@ -34,7 +34,7 @@ def long():
 
     And more than Slurm takes to miss a node, and to begin elsewhere.
     """
-    return run_of(65)
+    return run_of(50)
 
 
 # Signals are blocked from the first moment, and nothing can unblock them.
@@ -104,6 +104,7 @@ def test_every_task_of_an_array_queues_itself_again_at_its_time_limit_and_ends_w
     assert exact_content(first.results) == undisturbed(*long)
 
 
+@pytest.mark.long
 def test_a_chain_of_jobs_ends_with_the_exact_weights_and_what_is_left_of_it_ends_at_once(cluster, undisturbed, long):
     (cluster.home / "minute.toml").write_text(MINUTE)
     cluster.hpcvision("submit", *long, "--cluster", "minute.toml", "--chain", 5)

@@ -124,6 +124,18 @@ def processes_of_ray() -> list[str]:
     return found
 
 
+def assert_nothing_of_ray_is_left(cluster) -> None:
+    """No process, no token that would let somebody in, no folder of Tune's."""
+    cluster.until(lambda: not processes_of_ray(), "the end of Ray", 20)
+    folder = cluster.home / "runs/search-sweep"
+    meetings = list(folder.glob("ray-*.json"))
+    assert meetings
+    for meeting in meetings:
+        assert json.loads(meeting.read_text()) == {}
+        assert meeting.stat().st_mode & 0o777 == 0o600
+    assert not list(folder.glob(".tune-*"))
+
+
 def assert_steps_are_counted_once(cluster, steps: int) -> None:
     """The stays of every run follow each other without a gap, up to the last step."""
     for name, stays in ledger(cluster).items():
@@ -132,6 +144,7 @@ def assert_steps_are_counted_once(cluster, steps: int) -> None:
         assert training[-1][1] == steps
 
 
+@pytest.mark.long
 def test_a_sweep_over_two_nodes_equals_the_one_of_one_machine_and_leaves_nothing_of_ray(cluster, undisturbed, long):
     # Of trials of a second or two the first node trains all before the second has joined.
     write_sweep(cluster.home, SEARCH, **long)
@@ -142,12 +155,7 @@ def test_a_sweep_over_two_nodes_equals_the_one_of_one_machine_and_leaves_nothing
     assert hosts == {"node0", "node1"}
     found = columns(cluster)
     assert found["status"] == 4 * ["finished"]
-    cluster.until(lambda: not processes_of_ray(), "the end of Ray", 20)
-    folder = cluster.home / "runs/search-sweep"
-    (meeting,) = folder.glob("ray-*.json")
-    assert json.loads(meeting.read_text()) == {}  # the token is gone
-    assert meeting.stat().st_mode & 0o777 == 0o600
-    assert not list(folder.glob(".tune-*"))
+    assert_nothing_of_ray_is_left(cluster)
 
 
 def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_undisturbed(cluster, undisturbed, long):
@@ -164,7 +172,9 @@ def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_u
     assert "goes on from here" in logs(cluster)
     assert contents(cluster.home) == undisturbed(long)
     assert max(map(len, ledger(cluster).values())) >= 2
+    assert {host for stays in ledger(cluster).values() for _, _, host in stays} == {"node0", "node1"}
     assert_steps_are_counted_once(cluster, long["steps"])
+    assert_nothing_of_ray_is_left(cluster)
 
 
 @pytest.mark.long

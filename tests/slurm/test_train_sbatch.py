@@ -42,6 +42,7 @@ def test_a_run_under_train_sbatch_queues_itself_again_before_its_time_limit_and_
     assert cluster.wait(job) == "CANCELLED"
 
 
+@pytest.mark.long
 def test_where_nobody_tells_the_end_of_the_job_the_signal_stops_a_run_in_time(cluster):
     (cluster.home / "bin").mkdir(mode=0o755)
     # A fake one: the real one answers on every node of this cluster.

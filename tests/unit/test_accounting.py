@@ -6,6 +6,7 @@ import pytest
 
 from hpcvision.launch import accounting, queue, slurm
 from hpcvision.launch.batch import Placement
+from hpcvision.launch.detect import choose_account
 from hpcvision.launch.profile import Profile
 
 ASSOCIATION = (
@@ -131,3 +132,7 @@ def test_a_qos_that_may_exceed_the_nodes_of_a_partition_refuses_no_job(flags, re
             slurm.check_place(*arguments)
     else:
         slurm.check_place(*arguments)
+
+
+def test_a_new_profile_takes_the_account_that_the_partition_allows_whatever_its_capitals():
+    assert choose_account(["biology", "physics"], {"AllowAccounts": "Physics"}, lambda *_: None) == "physics"

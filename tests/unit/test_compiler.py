@@ -30,7 +30,7 @@ def said_by(program, *words):
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adamw", marks=pytest.mark.long)])
 def test_a_run_trains_the_same_weights_without_the_compiler_and_does_not_import_it(config, tmp_path, optimizer):
     short = {"train.steps": 2, "train.global_batch_size": 8, "optim.warmup_steps": 0, "optim.gradient_clip": 1.0}
     found = []

@@ -1,6 +1,8 @@
 """What a run's folder and Slurm's word mean together; the words of Slurm here are written down, not a cluster's."""
 
 import json
+import socket
+import subprocess
 import time
 from dataclasses import asdict, replace
 
@@ -12,13 +14,16 @@ from hpcvision.config import apply
 from hpcvision.config.catalogue import load_job
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
-from hpcvision.launch.cluster import resume_runs
+from hpcvision.launch.cluster import placed, resume_runs
+from hpcvision.launch.lock import only_one
+from hpcvision.launch.profile import Profile
 from hpcvision.launch.record import Record, record_own_job
 from hpcvision.launch.status import matching, status_of, status_of_sweep, statuses
 from hpcvision.launch.watch import log_of
 from hpcvision.place import Place
 from hpcvision.report.tables import print_statuses
 from hpcvision.rundir import Heartbeat, RunDir, open_run, write_json
+from hpcvision.sweep import cluster
 
 RECORD = Record("site", ["7"], "/log", "now", {"nodes": 1})
 
@@ -111,7 +116,7 @@ def test_a_run_of_this_machine_is_not_sent_to_the_queue(run):
     run.checkpoint.touch()
     for record in (None, Record("", ["7"], "", "now", {})):  # of nobody, and of plain sbatch
         assert status_of(run, record, {}).words == "the same command goes on from its last checkpoint"
-    with pytest.raises(UserError, match="was not submitted: the same command goes on"):
+    with pytest.raises(UserError, match="was on no cluster: the same command goes on"):
         resume_runs([run], run.folder.parent, cluster=None, minutes=None)
     with pytest.raises(UserError, match="--cluster=local is this machine"):
         resume_runs([run], run.folder.parent, cluster="local", minutes=None)
@@ -176,6 +181,24 @@ def test_a_run_of_this_machine_is_running_as_long_as_its_heart_beats(run):
     assert status_of(run, None, {}).state == "running"
     beat(run, seconds_ago=600, job_id="local-1")
     assert status_of(run, None, {}).state == "stopped"
+
+
+def test_a_run_whose_process_on_this_machine_has_ended_is_stopped_at_once(run):
+    beat(run, seconds_ago=1, job_id="123")
+    with only_one(run):
+        assert status_of(run, None, {}).state == "running"
+    assert status_of(run, None, {}).state == "stopped"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (run.folder / "lock").write_text(f"{ended.pid} {socket.gethostname()}\n")
+    assert status_of(run, None, {}).state == "stopped"
+    (run.folder / "lock").write_text(f"{ended.pid} another-host\n")  # of which nobody here knows
+    assert status_of(run, None, {}).state == "running"
+
+
+def test_a_run_that_has_its_folder_and_no_step_yet_is_starting(run):
+    with only_one(run):
+        assert status_of(run, None, {}).words == "starting on this machine"
 
 
 def test_a_run_whose_job_slurm_has_forgotten_is_stopped_and_not_running(run):
@@ -454,3 +477,19 @@ def test_of_an_array_that_has_ended_a_task_that_failed_is_told(fake_commands):
     lines = "".join(f"12_{n}|{20 + n}|{word}|None||\n" for n, word in enumerate(["COMPLETED", "FAILED", "COMPLETED"]))
     fake_commands(sacct=f"cat <<'E'\n{lines}E")
     assert queue.ended(["12"])["12"].state == "FAILED"
+
+
+@pytest.mark.parametrize("error", ["Socket timed out on send/recv operation", "Invalid qos specification"])
+def test_a_sweep_that_slurm_may_have_taken_keeps_its_folder_and_one_that_it_refused_does_not(
+    error, fake_commands, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cluster, "check_here", lambda *_: None)  # asks Slurm
+    fake_commands(sbatch=f"echo 'sbatch: error: Batch job submission failed: {error}' >&2; exit 1")
+    profile = Profile(executor="slurm", partition="gpu")
+    with pytest.raises(UserError, match=error) as told:
+        cluster.submit_sweep(
+            "demo", ["demo"], {}, tmp_path, again=[], cluster="site", profile=profile, place=placed(profile)
+        )
+    may_be_taken = "timed out" in error
+    assert isinstance(told.value, queue.MayBeTaken) == ("see squeue --me" in str(told.value)) == may_be_taken
+    assert (tmp_path / "demo-sweep/sweep.json").exists() == may_be_taken
