@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 from hpcvision.errors import UserError
@@ -37,7 +38,7 @@ def stop_here(found: list[RunDir], cancelled: list[str]) -> list[str]:
     """
     asked = []
     for rundir in found:
-        record, process = Record.of(rundir), holder(rundir) or starter(rundir)
+        record, process = Record.of(rundir), holder(rundir) or once_begun(rundir)
         if RunDir(rundir.folder.parent).is_sweep:  # it would only begin the trial again
             continue
         if process and not (record and set(record.jobs) & set(cancelled)):
@@ -45,3 +46,13 @@ def stop_here(found: list[RunDir], cancelled: list[str]) -> list[str]:
                 os.kill(process, signal.SIGTERM)
                 asked.append(rundir.folder.name)
     return asked
+
+
+def once_begun(rundir: RunDir) -> int | None:
+    """The process that comes to hold a folder for which submitit has started some: before, a signal would kill it."""
+    deadline = time.monotonic() + 30
+    while starter(rundir) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        if process := holder(rundir):
+            return process
+    return holder(rundir)

@@ -72,7 +72,7 @@ def only_one(rundir: RunDir, *, shared: bool = False, name: str = "lock") -> Ite
         if not shared:
             with contextlib.suppress(OSError):  # a full disk: then nobody can say who holds it
                 os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), f"{os.getpid()} {socket.gethostname()}\n".encode())
+                os.write(file.fileno(), f"{os.getpid()} {' '.join(this_machine())}\n".encode())
         yield
 
 
@@ -83,24 +83,36 @@ def holder(rundir: RunDir) -> int | None:
 
 
 def last_holder(rundir: RunDir) -> tuple[int, bool | None]:
-    """(id, whether it still holds the folder) of the process that held it last; None where this machine cannot know."""
+    """(id, whether it holds the folder) of the process that held it last; (0, None) where nobody can know from here."""
     lock = rundir.folder / "lock"
     try:
-        number, host = lock.read_text().split()
+        number, *machine = lock.read_text().split()
+        # Another user's process may be hidden.
+        if machine != this_machine() or lock.stat().st_uid != os.getuid():
+            return 0, None
         process = Path(f"/proc/{int(number)}")
-        # The number may be of another process by now, or of a container that has the same host name.
-        files = list((process / "fd").iterdir()) if host == socket.gethostname() and process.exists() else []
+        if not process.exists():
+            return 0, False
+        files = list((process / "fd").iterdir())
     except (OSError, ValueError):
         return 0, None
     for path in files:
         with contextlib.suppress(OSError):  # it was closed meanwhile
             if path.samefile(lock):
                 return int(number), True
-    return int(number), False if host == socket.gethostname() else None
+    return 0, None  # of another process by now, or of one that has let others begin to train
+
+
+def this_machine() -> list[str]:
+    """Where a process's id means the same: host name and namespace, as containers may share the one or the other."""
+    try:
+        return [socket.gethostname(), Path("/proc/self/ns/pid").readlink().name]
+    except OSError:
+        return [socket.gethostname()]
 
 
 def is_at_work(rundir: RunDir) -> bool | None:
-    """Whether a process of this machine trains in the folder, or is about to; None where this machine cannot know."""
+    """Whether a process of this machine trains in the folder, or submitit has begun to; None where nobody can know."""
     return starter(rundir) is not None or last_holder(rundir)[1]
 
 

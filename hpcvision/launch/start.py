@@ -63,9 +63,10 @@ def submit_job(
 
             wait_for(submitted)
         return
-    if len(configs) > 1 and not wait:
+    left = sum(fresh or not RunDir(runs / config.folder_name).is_finished for config in configs)
+    if left > 1 and not wait:
         raise UserError(
-            f"{len(configs)} runs would all train at once on this machine; give --wait, which trains one after the "
+            f"{left} runs would all train at once on this machine; give --wait, which trains one after the "
             "other, or --cluster"
         )
     for config in configs:

@@ -66,12 +66,10 @@ def submit_sweep(
             jobs.append(queue.submit(text, profile.submit_command))
             log = str(folder / "submitted" / f"{jobs[-1]}.log")
             Record(cluster, jobs, log, now(), asdict(place), command=again).write(RunDir(folder))
-    except queue.MayBeTaken:
-        raise  # the folder stays, for a job that may find it
     except UserError as error:
         if jobs:
             raise UserError(f"{error}; job {jobs[0]} is in the queue, and --resume does the rest") from None
-        if is_new:
+        if is_new and not isinstance(error, queue.MayBeTaken):
             (folder / "sweep.json").unlink()
         raise
     finally:

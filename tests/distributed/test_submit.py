@@ -1,7 +1,6 @@
 """`hpcvision submit --cluster local`: through submitit's local executor, in the background or waited for."""
 
 import os
-import re
 import signal
 import subprocess
 from pathlib import Path
@@ -62,7 +61,7 @@ def test_submit_returns_at_once_and_the_run_finishes_by_itself(jobs: dict[str, P
     job_id = submitted.split(" as job ")[1].split()[0]
     assert int(job_id) in living()
     assert job_id in Path(log.removeprefix("log: ")).name
-    assert re.search(r" running .*on this machine", hpcvision("status", runs=runs, COLUMNS="200").stdout)
+    assert " running " in hpcvision("status", runs=runs).stdout
     followed = hpcvision("logs", "plain", "-f", runs=runs)
     assert (followed.returncode, followed.stderr) == (0, "")
     assert "step 20" in followed.stdout
@@ -96,6 +95,7 @@ def test_cancel_stops_a_run_in_the_background_which_saves_and_goes_on_by_the_sam
     said = hpcvision("cancel", "all", runs=runs).stdout  # its ranks have not come so far yet
     assert said == f"told to save and end on this machine: {folder.name}\n"
     wait_until(lambda: not any("submitit" in str(command_of(pid)) for pid in living()), "the end of all its processes")
+    assert not RunDir(folder).failure.exists()
 
 
 def test_several_runs_at_once_are_refused_on_this_machine_unless_they_are_waited_for(jobs, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 
@@ -187,13 +188,13 @@ def test_a_run_whose_process_on_this_machine_has_ended_is_stopped_at_once(run):
     beat(run, seconds_ago=1, job_id="123")
     with only_one(run):
         assert status_of(run, None, {}).state == "running"
+    take = f"import sys; from hpcvision.launch.lock import *\nwith only_one(RunDir(Path({str(run.folder)!r}))): pass"
+    subprocess.run([sys.executable, "-c", take], check=True)
     assert status_of(run, None, {}).state == "stopped"
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    (run.folder / "lock").write_text(f"{ended.pid} {socket.gethostname()}\n")
-    assert status_of(run, None, {}).state == "stopped"
-    (run.folder / "lock").write_text(f"{ended.pid} another-host\n")  # of which nobody here knows
-    assert status_of(run, None, {}).state == "running"
+    number, _, namespace = (run.folder / "lock").read_text().split()
+    for machine in (f"another-host {namespace}", f"{socket.gethostname()} pid:[1]"):  # of which nobody here knows
+        (run.folder / "lock").write_text(f"{number} {machine}\n")
+        assert status_of(run, None, {}).state == "running"
 
 
 def test_a_run_that_has_its_folder_and_no_step_yet_is_starting(run):
