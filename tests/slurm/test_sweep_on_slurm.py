@@ -144,7 +144,6 @@ def assert_steps_are_counted_once(cluster, steps: int) -> None:
         assert training[-1][1] == steps
 
 
-@pytest.mark.long
 def test_a_sweep_over_two_nodes_equals_the_one_of_one_machine_and_leaves_nothing_of_ray(cluster, undisturbed, long):
     # Of trials of a second or two the first node trains all before the second has joined.
     write_sweep(cluster.home, SEARCH, **long)
@@ -158,6 +157,7 @@ def test_a_sweep_over_two_nodes_equals_the_one_of_one_machine_and_leaves_nothing
     assert_nothing_of_ray_is_left(cluster)
 
 
+@pytest.mark.long  # 12 minutes where Ray takes most of a stay to start
 def test_a_sweep_longer_than_its_time_limit_queues_itself_again_and_equals_the_undisturbed(cluster, undisturbed, long):
     write_sweep(cluster.home, SEARCH, **long)
     profile = 'account = "students"\npartition = "test"\ntime_limit_minutes = 1\n'
