@@ -12,7 +12,7 @@ from hpcvision.models import build_model
 SHAPE = {"image_size": 32, "num_classes": 100}
 
 
-@pytest.mark.long  # more than seven minutes on one core without AVX-512
+@pytest.mark.long  # more than six minutes on one core without AVX-512
 def test_baby_mobilenet_passes_sixty_percent_in_500_steps_and_stays_below_ninety_nine():
     config = DataConfig(source="synthetic")
     train, test = (data.load(config, split, **SHAPE) for split in ("train", "test"))
