@@ -1,6 +1,6 @@
 """Runs that are killed or stopped at random moments, again and again, end as if nobody had touched them.
 
-HPCVISION_REPEATS sets the number of kills of each kind, HPCVISION_SEED their moments.
+HPCVISION_REPEATS sets the least number of kills of each kind, HPCVISION_SEED their moments.
 """
 
 import contextlib
@@ -229,7 +229,7 @@ KINDS: dict[str, tuple[Callable[[Victim], bool | None], str]] = {
 
 @dataclass(frozen=True)
 class Disturbed:
-    """Runs that were disturbed HPCVISION_REPEATS times in one way, until they came to their end."""
+    """Runs that were disturbed in one way, HPCVISION_REPEATS times or until it hit as meant, and came to their end."""
 
     kind: str
     folders: list[Path]
@@ -251,11 +251,16 @@ def disturbed(
     folders: list[Path] = []
     outcomes: Counter[bool] = Counter()
     begun = time.monotonic()
-    while outcomes.total() < REPEATS:
+
+    def is_enough() -> bool:
+        # A kill aimed at a write of milliseconds misses it now and then, and then of one kill none was as meant.
+        return outcomes.total() >= REPEATS and (outcomes[True] > 0 or outcomes.total() >= REPEATS + 9)
+
+    while not is_enough():
         folder = workplace / f"{request.param}-{len(folders)}" / finished.folder.name
         folders.append(folder)
         victim = Victim(jobs["tiny"], folder, finished, moments)
-        while outcomes.total() < REPEATS and (outcome := disturb(victim)) is not None:
+        while not is_enough() and (outcome := disturb(victim)) is not None:
             outcomes[outcome] += 1
             assert_readable(folder)
         if not RunDir(folder).training_graph.exists():
