@@ -36,23 +36,20 @@ def stop_here(found: list[RunDir], cancelled: list[str]) -> list[str]:
 
     cancelled: ids of jobs that Slurm ends itself.
     """
-    asked = []
+    left = []
     for rundir in found:
-        record, process = Record.of(rundir), holder(rundir) or once_begun(rundir)
-        if RunDir(rundir.folder.parent).is_sweep:  # it would only begin the trial again
-            continue
-        if process and not (record and set(record.jobs) & set(cancelled)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGTERM)
-                asked.append(rundir.folder.name)
+        record, is_trial = Record.of(rundir), RunDir(rundir.folder.parent).is_sweep  # a sweep only begins a trial again
+        if not is_trial and not (record and set(record.jobs) & set(cancelled)):
+            left.append(rundir)
+    asked, deadline = [], time.monotonic() + 30
+    while left:
+        # A signal would kill what is still starting, so it gets its own when it comes to hold its folder.
+        starting = [rundir for rundir in left if starter(rundir) and time.monotonic() < deadline]
+        for rundir in left:
+            if process := holder(rundir):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGTERM)
+                    asked.append(rundir.folder.name)
+        left = [rundir for rundir in starting if rundir.folder.name not in asked]
+        time.sleep(0.2 if left else 0)
     return asked
-
-
-def once_begun(rundir: RunDir) -> int | None:
-    """The process that comes to hold a folder for which submitit has started some: before, a signal would kill it."""
-    deadline = time.monotonic() + 30
-    while starter(rundir) and time.monotonic() < deadline:
-        time.sleep(0.2)
-        if process := holder(rundir):
-            return process
-    return holder(rundir)
