@@ -141,11 +141,14 @@ def status(wanted: Wanted = None, runs: Runs = None) -> None:
 
     Example: hpcvision status addnist
     """
+    from hpcvision.launch.folders import nothing_in
     from hpcvision.launch.status import statuses
     from hpcvision.report.tables import print_statuses
     from hpcvision.rundir import runs_folder
 
-    print_statuses(statuses(runs_folder(runs), wanted))
+    folder = runs_folder(runs)
+    found = statuses(folder, wanted)
+    print_statuses(found) if found else print(nothing_in(folder))
 
 
 def logs(
@@ -158,15 +161,11 @@ def logs(
 
     Example: hpcvision logs addnist_cnn-e8c82c433644 -f
     """
-    from hpcvision.launch.status import matching
+    from hpcvision.launch.folders import the_one
     from hpcvision.launch.watch import show_log
     from hpcvision.rundir import runs_folder
 
-    found = matching(runs_folder(runs), wanted, sweeps=True)
-    if len(found) > 1:
-        names = ", ".join(rundir.folder.name for rundir in found[:3])
-        raise UserError(f"{wanted!r} is in the names of {len(found)} runs ({names}, ...); give more of the name")
-    show_log(found[0], lines=lines, follow=follow)
+    show_log(the_one(runs_folder(runs), wanted), lines=lines, follow=follow)
 
 
 def cancel(
@@ -180,11 +179,11 @@ def cancel(
     Example: hpcvision cancel addnist
     """
     from hpcvision.launch.cancel import cancel_jobs, stop_here
-    from hpcvision.launch.status import matching
+    from hpcvision.launch.folders import chosen
     from hpcvision.rundir import runs_folder
 
     folder = runs_folder(runs)
-    found = matching(folder, None if wanted == "all" else wanted, sweeps=True)
+    found = chosen(folder, wanted)
     try:
         ids, others = cancel_jobs(found, folder)
     except UserError:  # no Slurm here, or none that answers
@@ -215,18 +214,18 @@ def resume(
     Example: hpcvision resume cifar100_baby_mobilenet --minutes 120
     """
     from hpcvision.launch.cluster import resume_runs
+    from hpcvision.launch.folders import chosen
     from hpcvision.launch.profile import load_profile
-    from hpcvision.launch.status import matching
     from hpcvision.rundir import runs_folder
 
     if cluster and load_profile(cluster).executor == "local":
         raise UserError(f"--cluster={cluster} is this machine: what it ran goes on by the same command as before")
     folder = runs_folder(runs)
-    found = matching(folder, None if wanted == "all" else wanted, sweeps=True)
+    found = chosen(folder, wanted)
     sweeps = [rundir for rundir in found if rundir.is_sweep]
     for rundir in sweeps:
         resume_sweep(rundir, cluster, minutes, only=len(found) == 1)
-    if len(sweeps) < len(found) or not found:
+    if len(sweeps) < len(found):
         resume_runs([rundir for rundir in found if rundir not in sweeps], folder, cluster=cluster, minutes=minutes)
 
 

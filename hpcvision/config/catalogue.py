@@ -1,6 +1,9 @@
 """Finds jobs and sweeps by name or path: in the checkout first, else among the files shipped in the wheel."""
 
 import difflib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -58,8 +61,24 @@ def load_file(path: Path) -> ModuleType:
         code = compile(path.read_bytes(), str(path), "exec")
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
-    exec(code, module.__dict__)
+    with told_in_one_line(path):
+        exec(code, module.__dict__)
     return module
+
+
+@contextmanager
+def told_in_one_line(path: Path) -> Iterator[None]:
+    """What goes wrong in the user's file as a UserError with the last line of that file that was reached."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        words = " ".join(str(error).split())
+        raise UserError(f"{path}, line {lines[-1]}: {type(error).__name__}: {words}") from error
 
 
 def load_job(wanted: str) -> RunConfig:
@@ -68,10 +87,8 @@ def load_job(wanted: str) -> RunConfig:
     module = load_file(path)
     if not hasattr(module, "config"):
         raise UserError(f"{path} has no function config() that returns a RunConfig")
-    try:
+    with told_in_one_line(path):
         config = module.config()
-    except ValidationError as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
     if not isinstance(config, RunConfig):
         raise UserError(f"config() of {path} returns {type(config).__name__}, not a RunConfig")
     return config

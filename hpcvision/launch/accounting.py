@@ -36,9 +36,9 @@ def accounts() -> dict[str, set[str]]:
 
 
 def default_account() -> str | None:
-    """The account of this user's jobs that name none, where the site tells."""
+    """The account of this user's jobs that name none, in small letters, where the site tells."""
     rows = told("user", getpass.getuser(), "format=user,defaultaccount")
-    return rows[0][1] if rows else None
+    return rows[0][1].lower() if rows else None
 
 
 def above(account: str) -> set[str]:

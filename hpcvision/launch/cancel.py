@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
+from hpcvision.launch.folders import matching
 from hpcvision.launch.lock import holder, starter
 from hpcvision.launch.record import Record
-from hpcvision.launch.status import matching
 from hpcvision.rundir import RunDir
 
 

@@ -50,7 +50,8 @@ def detect(ask: Ask, *, account: str | None = None, partition: str | None = None
 
     add("executor", "slurm", "through submitit")
     accounts = accounting.accounts()
-    wanted = account or choose_account(sorted(accounts), facts, ask)
+    default = accounting.default_account() if len(accounts) > 1 and not account else None
+    wanted = account or choose_account(sorted(accounts), default, facts, ask)
     if wanted:
         add("account", wanted, f"yours: {', '.join(sorted(accounts)) or 'not told here'}")
     add("partition", chosen, f"the others: {', '.join(other for other in partitions if other != chosen) or 'none'}")
@@ -88,10 +89,14 @@ def choose_partition(partitions: dict[str, dict[str, str]], ask: Ask) -> str:
     return ask("partition", candidates) or (default if default in candidates else candidates[0])
 
 
-def choose_account(accounts: list[str], facts: dict[str, str], ask: Ask) -> str | None:
-    """The account that the partition allows, asked for where there are several; None where the site keeps none."""
+def choose_account(accounts: list[str], default: str | None, facts: dict[str, str], ask: Ask) -> str | None:
+    """The account that the partition allows, asked for where there are several; None where the site keeps none.
+
+    default: proposed before the others.
+    """
     allowed = facts.get("AllowAccounts", "ALL")
     fitting = [name for name in accounts if allowed == "ALL" or name in allowed.lower().split(",")]
+    fitting.sort(key=lambda name: name != default)
     if len(fitting) <= 1:
         return fitting[0] if fitting else None
     return ask("account", fitting) or fitting[0]

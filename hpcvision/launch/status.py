@@ -1,7 +1,5 @@
 """How runs are doing: what their folders say, what Slurm says, and what the two mean together, in words."""
 
-import fnmatch
-import os
 import re
 import time
 from dataclasses import dataclass, replace
@@ -9,6 +7,7 @@ from pathlib import Path
 
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
+from hpcvision.launch.folders import matching
 from hpcvision.launch.lock import is_at_work
 from hpcvision.launch.record import Record
 from hpcvision.rundir import Heartbeat, RunDir, read_journal
@@ -133,24 +132,6 @@ def from_journal(rundir: RunDir, state: str, words: str) -> Status:
     except UserError as error:
         return Status(rundir, "unreadable", str(error), 0, 0)
     return Status(rundir, state, words, last_step(rundir), steps)
-
-
-def matching(runs: Path, wanted: str | None, *, sweeps: bool = False) -> list[RunDir]:
-    """Folders of runs, and of sweeps if so wished, by a part of the name; raises UserError when there is none."""
-    names = ("config.json", "sweep.json") if sweeps else ("config.json",)
-    there = runs.iterdir() if runs.is_dir() else ()
-    # In what somebody else has closed, exists() would raise.
-    folders = sorted(path for path in there if any(os.access(path / name, os.R_OK) for name in names))
-    if wanted is None:
-        return [RunDir(folder.absolute()) for folder in folders]
-    name = Path(wanted).name
-    if not name:
-        raise UserError(f"{wanted!r} names no run; give a part of a run's name, or all")
-    chosen = [folder for folder in folders if name in folder.name or fnmatch.fnmatch(folder.name, name)]
-    exact = [folder for folder in folders if name == folder.name]
-    if not chosen:
-        raise UserError(f"no run in {runs} has {wanted!r} in its name; see hpcvision status, or give --runs")
-    return [RunDir(folder.absolute()) for folder in exact or chosen]
 
 
 def status_of(rundir: RunDir, record: Record | None, jobs: dict[str, queue.Job]) -> Status:

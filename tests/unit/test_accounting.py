@@ -135,4 +135,11 @@ def test_a_qos_that_may_exceed_the_nodes_of_a_partition_refuses_no_job(flags, re
 
 
 def test_a_new_profile_takes_the_account_that_the_partition_allows_whatever_its_capitals():
-    assert choose_account(["biology", "physics"], {"AllowAccounts": "Physics"}, lambda *_: None) == "physics"
+    assert choose_account(["biology", "physics"], None, {"AllowAccounts": "Physics"}, lambda *_: None) == "physics"
+
+
+@pytest.mark.parametrize("allowed, first", [("ALL", "stud"), ("prof,stud", "stud"), ("prof,lab", "lab")])
+def test_a_new_profile_takes_the_users_own_account_before_others_that_come_first_in_the_alphabet(allowed, first):
+    offered, facts = [], {"AllowAccounts": allowed}
+    chosen = choose_account(["lab", "prof", "stud"], "stud", facts, lambda _, choices: offered.append(choices))
+    assert chosen == offered[0][0] == first

@@ -85,6 +85,8 @@ def test_a_path_without_a_file_is_said_to_lack_one(tmp_path):
         ("def config(): return 3", "returns int, not a RunConfig"),
         ("from hpcvision.config import OptimConfig\ndef config(): OptimConfig(learning_rate=-1)", "learning_rate=-1"),
         (JOB.format(seed=0).replace("seed=0", "sead=0"), "sead=0"),
+        ("import json\nimport no_such_package", ", line 2: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("import json\ndef config():\n    return json.loads('{')", ", line 3: JSONDecodeError: Expecting property"),
     ],
 )
 def test_a_job_file_that_gives_no_valid_configuration_is_named_in_one_line(tmp_path, text, words):

@@ -16,10 +16,11 @@ from hpcvision.config.catalogue import load_job
 from hpcvision.errors import UserError
 from hpcvision.launch import queue
 from hpcvision.launch.cluster import placed, resume_runs
+from hpcvision.launch.folders import matching
 from hpcvision.launch.lock import only_one
 from hpcvision.launch.profile import Profile
 from hpcvision.launch.record import Record, record_own_job
-from hpcvision.launch.status import matching, status_of, status_of_sweep, statuses
+from hpcvision.launch.status import status_of, status_of_sweep, statuses
 from hpcvision.launch.watch import log_of
 from hpcvision.place import Place
 from hpcvision.report.tables import print_statuses
@@ -494,3 +495,12 @@ def test_a_sweep_that_slurm_may_have_taken_keeps_its_folder_and_one_that_it_refu
     may_be_taken = "timed out" in error
     assert isinstance(told.value, queue.MayBeTaken) == ("see squeue --me" in str(told.value)) == may_be_taken
     assert (tmp_path / "demo-sweep/sweep.json").exists() == may_be_taken
+
+
+@pytest.mark.parametrize("words", [["cancel", "all"], ["resume", "all"], ["status"]])
+def test_a_folder_without_runs_is_named_by_whatever_looks_there(words, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "hpcvision", *words, "--runs", tmp_path], capture_output=True, text=True
+    )
+    assert f"there are no runs in {tmp_path}; give --runs, or set HPCVISION_RUNS" in result.stdout + result.stderr
+    assert result.returncode == (0 if words == ["status"] else 2)
