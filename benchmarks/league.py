@@ -75,12 +75,14 @@ def is_generator(run: Run) -> bool:
 
 def check(run: Run) -> None:
     """End with a line where an archive does not hold a claim."""
+    commits = set(run.ledger.get("commit", []))
     faults = {
         "is not finished": not run.finished,
         "is of the auxiliary track": run.track != "capped",
         f"has read the test split {run.test_reads} times": run.test_reads != (2 if is_generator(run) else 1),
         "is larger than 3 MB (`hpcvision results reduce` makes it smaller)": run.path.stat().st_size > 3_000_000,
-        "has uncommitted changes": bool(run.provenance.get("git_dirty")),
+        "has uncommitted changes": bool(run.provenance.get("git_dirty")) or any("+" in name for name in commits),
+        f"was trained by code of {len(commits)} commits": len(commits) > 1,
     }
     for words, is_so in faults.items():
         if is_so:

@@ -85,7 +85,7 @@ def make_record(config):
     """A function that gives the Record of a finished run of a classifier; keyword arguments replace its fields."""
     import numpy as np
 
-    from hpcvision.models import build_model
+    from hpcvision.models import build_model, source_of_model
     from hpcvision.results.record import Record, Rows, Samples
 
     def weights(seed):
@@ -101,7 +101,7 @@ def make_record(config):
         return {"event": "evaluate", "step": step, "split": split, "weights": kind, **scores}
 
     def stay(number):
-        place = {"job_id": f"job-{number}", "restart": number, "world_size": 2, "host": "node1", "commit": f"c{number}"}
+        place = {"job_id": f"job-{number}", "restart": number, "world_size": 2, "host": "node1", "commit": "c"}
         return place | {"from_step": 20 * number, "to_step": 20 * number + 20, "reason": "finished" if number else "x"}
 
     def make(**changes):
@@ -111,6 +111,7 @@ def make_record(config):
         settings = {"sampler": "ddim", "steps": 5, "guidance_scale": 1.0, "weights": "ema"}
         fields = {
             "config": config.model_dump(mode="json"),
+            "source": source_of_model(config.model),
             "name": config.run_name,
             "fingerprint": config.fingerprint,
             "provenance": {"torch": "2", "packages": ["a==1"]},

@@ -12,7 +12,8 @@ from hpcvision.launch.lock import only_one
 from hpcvision.launch.profile import Profile
 from hpcvision.launch.submit import follow, gpus_here, submit_here
 from hpcvision.place import Place
-from hpcvision.rundir import RunDir, runs_folder
+from hpcvision.provenance import trained_by_other_code
+from hpcvision.rundir import RunDir, read_journal, runs_folder
 
 
 def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, fresh: bool) -> int:
@@ -100,6 +101,8 @@ def say_where(rundir: RunDir) -> None:
     if not rundir.training_graph.exists():  # killed after the last step, while drawing
         draw_pictures(rundir)
     print(f"finished: {scores_in_words(read_summary(rundir.results))}")
+    if other := trained_by_other_code(read_journal(rundir.log)):
+        print(f"  trained by {other}; --fresh trains again")
     for path in (rundir.results, rundir.training_graph, rundir.samples_picture):
         if path.exists():
             print(f"  {path}")

@@ -62,6 +62,8 @@ class Record:
     """`test`, or `validation` for a trial of a sweep."""
     confusion: NDArray[np.int64] | None = None
     class_names: list[str] = field(default_factory=list)
+    source: dict[str, str] = field(default_factory=dict)
+    """Text of the files that say what the network computes, by path."""
     samples: dict[str, Samples] = field(default_factory=dict)
     interpolations: dict[str, Rows] = field(default_factory=dict)
     strips: dict[str, Rows] = field(default_factory=dict)

@@ -93,6 +93,7 @@ def fill_run(file: h5py.File, record: Record) -> None:
     file.attrs.update(
         format=FORMAT,
         kind="run",
+        description=description(record),
         name=record.name,
         fingerprint=record.fingerprint,
         track=record.config["track"],
@@ -112,11 +113,47 @@ def fill_run(file: h5py.File, record: Record) -> None:
     fill_weights(file, record)
     if record.scores:
         scores = file.create_group(f"scores/{record.scored_split}")
-        scores.attrs["description"] = f"final scores on the {record.scored_split} split, last step"
+        scores.attrs["description"] = description_of_scores(record)
         scores.attrs.update(record.scores)
-    if record.confusion is not None:
-        fill_classes(file, record)
+    fill_classes(file, record)
+    if record.source:
+        source = file.create_group("source")
+        source.attrs["description"] = "the files that say what the network computes, as they were when it was trained"
+        column(source, "path", record.source.keys(), "str", "path below the package hpcvision")
+        column(source, "text", record.source.values(), "str", "the whole file")
     fill_images(file, record.samples, record.interpolations, record.strips)
+
+
+def description(record: Record) -> str:
+    """What somebody who has only the file must know to use it."""
+    kind, headline = record.config["model"]["kind"], record.config["ema"]["headline"]
+    return (
+        f"A training run of hpcvision. Every dataset has a description. weights/{headline} (those that the scores are "
+        f"of) holds the parameters and buffers of a PyTorch module, {kind}, by name; source has its code, config_json "
+        "(model) its settings. It takes float32 images (images, channel, height, width), channels red, green, blue: "
+        "pixels from 0 to 1, minus mean, divided by standard_deviation, both in data_json. "
+        + (
+            "It gives a logit for each class of classes/names."
+            if record.config["task"]["kind"] == "classify"
+            else "They are noised; it also takes a timestep and a class for each, and gives what config_json (task, "
+            "prediction) says."
+        )
+    )
+
+
+def description_of_scores(record: Record) -> str:
+    """Of what the final scores are, and what those names say that do not speak for themselves."""
+    headline = record.config["ema"]["headline"]
+    words = (
+        f"final scores on the {record.scored_split} split, last step, of the weights {headline}; names ending in _raw "
+        "or _ema are of those weights"
+    )
+    if "accuracy_batch_deviation" in record.scores:
+        words += (
+            "; accuracy_low and accuracy_high: 95 % Wilson interval; accuracy_batch_deviation: standard deviation over "
+            f"batches of {record.config['train']['global_batch_size']} images"
+        )
+    return words
 
 
 def column(group: h5py.Group, name: str, values: Any, dtype: str, description: str, unit: str = "") -> h5py.Dataset:
@@ -166,9 +203,12 @@ def fill_weights(file: h5py.File, record: Record) -> None:
 
 
 def fill_classes(file: h5py.File, record: Record) -> None:
-    """/classes: confusion matrix, accuracy per class, names."""
-    assert record.confusion is not None, "called for classifiers only"
+    """/classes: names, and of a finished classifier the confusion matrix and the accuracy of each class."""
     classes = file.create_group("classes")
+    column(classes, "names", record.class_names, "str", "class names")
+    if record.confusion is None:
+        return
+    classes.attrs["description"] = f"of the weights {record.config['ema']['headline']}, last step"
     column(
         classes,
         "confusion",
@@ -179,7 +219,6 @@ def fill_classes(file: h5py.File, record: Record) -> None:
     totals = record.confusion.sum(axis=1)
     per_class = np.divide(record.confusion.diagonal(), totals, out=np.full(len(totals), np.nan), where=totals > 0)
     column(classes, "accuracy", per_class, "f4", f"{record.scored_split} accuracy of each class", "fraction")
-    column(classes, "names", record.class_names, "str", "class names")
 
 
 def fill_images(

@@ -14,6 +14,7 @@ from hpcvision import data, provenance
 from hpcvision.config import CAPS, RunConfig
 from hpcvision.distributed import Rank
 from hpcvision.errors import TrainingStopped
+from hpcvision.models import source_of_model
 from hpcvision.results.record import Record
 from hpcvision.rundir import RunDir, remove_half_written
 from hpcvision.stopping import StopRequest
@@ -44,9 +45,9 @@ class Bookkeeping:
         self.config, self.rundir, self.rank, self.task, self.state = config, rundir, rank, task, state
         self.parameters = parameters
         self.shape = {"image_size": config.model.image_size, "num_classes": config.model.num_classes}
-        self.saved_step, self.seconds_at_point = state.step, state.seconds
-        self.numbers, self.next_agreement = "", state.step + 1
-        self.agreed_at, self.step_at_agreement = time.monotonic(), state.step
+        self.class_names = data.class_names(config.data, **self.shape)
+        self.saved_step, self.seconds_at_point, self.numbers = state.step, state.seconds, ""
+        self.agreed_at, self.step_at_agreement, self.next_agreement = time.monotonic(), state.step, state.step + 1
         self.progress = progress_of_run(config, rundir, rank, first_step=state.step)
         self.scored_digest: dict[str, str] = {}
         self.evaluated: dict[tuple[str, int, str], Evaluation] = {}  # the last, by weights, step and split
@@ -76,11 +77,12 @@ class Bookkeeping:
                 precision=self.state.precision,
                 threads=torch.get_num_threads(),
                 commit=provenance.commit_in_words(self.provenance),
+                code=self.provenance["code"],
             )
             self.board = Board(self.rundir, first_step=step, introduce=self.introduce)
         self.progress.__enter__()
-        cap = f"cap {CAPS[config.task.kind].parameters:,}"
-        cap = cap if config.track == "capped" else "auxiliary: no cap, no claim"
+        is_capped = config.track == "capped"
+        cap = f"cap {CAPS[config.task.kind].parameters:,}" if is_capped else "auxiliary: no cap, no claim"
         self.progress.say(f"{config.folder_name}: {config.model.kind}, {self.parameters:,} parameters ({cap})")
         self.progress.say(
             f"{data.describe(config.data, **self.shape)}; {rank.world_size} process(es) on {rank.device.type}, "
@@ -109,9 +111,7 @@ class Bookkeeping:
         is_last, pause = step == steps, stop.pause(step)
         saves = is_last or pause or step % cadence.checkpoint_every == 0
         evaluates = is_last or pause or step % cadence.evaluate_every == 0
-        code = 0
-        if step >= self.next_agreement or saves or evaluates:
-            code = self.agree(stop)
+        code = self.agree(stop) if step >= self.next_agreement or saves or evaluates else 0
         if is_last or step % cadence.log_every == 0:
             self.log_point()
         if self.board:
@@ -194,8 +194,7 @@ class Bookkeeping:
 
     def preview(self) -> None:
         """What a generator draws by now from the same noise every time, in TensorBoard."""
-        kind = self.config.ema.headline
-        images = self.task.preview(lambda: states.load_for_evaluation(self.state, kind, self.rank))
+        images = self.task.preview(lambda: states.load_for_evaluation(self.state, self.config.ema.headline, self.rank))
         if images is not None and self.board:
             self.board.pictures("samples/from_the_same_noise", images, self.state.step)
 
@@ -255,7 +254,8 @@ class Bookkeeping:
             scores=artefacts.scores,
             scored_split=split,
             confusion=artefacts.confusion,
-            class_names=data.class_names(config.data, **self.shape) if artefacts.confusion is not None else [],
+            class_names=self.class_names,
+            source=source_of_model(config.model),
             samples=artefacts.samples,
             interpolations=artefacts.interpolations,
             strips=artefacts.strips,

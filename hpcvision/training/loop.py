@@ -8,7 +8,8 @@ from hpcvision.config import RunConfig
 from hpcvision.distributed import Rank
 from hpcvision.errors import TrainingStopped
 from hpcvision.models.counting import check_cap
-from hpcvision.rundir import RunDir, check_same
+from hpcvision.provenance import trained_by_other_code
+from hpcvision.rundir import RunDir, check_same, read_journal
 from hpcvision.stopping import StopRequest
 from hpcvision.training import checkpoint
 from hpcvision.training import state as states
@@ -44,6 +45,8 @@ def train_here(config: RunConfig, rundir: RunDir, rank: Rank, stop: StopRequest,
     if content is not None:
         states.restore(state, content, rank)
         said = said or other_world(content["world_size"], rank)
+        if other := trained_by_other_code(read_journal(rundir.log)):
+            said = "; ".join(filter(None, [said, f"the steps so far were trained by {other}"]))
     books = Bookkeeping(config, rundir, rank, task, state, parameters)
     try:
         with books:

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -23,6 +24,7 @@ from real_processes import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import PLUGIN_NAME as HPARAMS
 
+import hpcvision as package_here
 from hpcvision.launch.job import TrainJob
 from hpcvision.results.digests import broken_seals
 from hpcvision.rundir import RunDir
@@ -182,6 +184,25 @@ def test_fresh_sets_the_old_folder_aside(run_afresh: Path, finished: FinishedRun
     (aside,) = run_afresh.glob("*.replaced-*")
     assert (aside / "old.txt").read_text() == "old"
     assert not (run_afresh / finished.folder.name / "old.txt").exists()
+
+
+def test_a_run_says_when_its_steps_were_trained_by_other_code_than_now(jobs: dict[str, Path], tmp_path: Path) -> None:
+    """Also what is not committed, and where there is no checkout."""
+    package = tmp_path / "copy" / "hpcvision"
+    shutil.copytree(Path(package_here.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    here: dict[str, Any] = {"runs": tmp_path / "runs", "PYTHONPATH": str(package.parent)}
+    command = ["train", jobs["tiny"], "train.steps=2", "--processes", 1]
+    other = "trained by other code than now"
+    assert other not in hpcvision(*command, **here).stdout
+    assert other not in hpcvision(*command, **here).stdout
+    with (package / "models" / "layers.py").open("a") as file:
+        file.write("# new\n")
+    assert f"  {other}; --fresh trains again" in hpcvision(*command, **here).stdout
+    (journal,) = here["runs"].glob("*/log.jsonl")
+    # As if it had been killed before its last line.
+    journal.write_text("".join(line for line in journal.open() if '"event": "finished"' not in line))
+    assert f"the steps so far were {other}" in hpcvision(*command, **here).stderr
+    assert other not in hpcvision(*command, "--fresh", **here).stdout
 
 
 def test_the_same_command_gives_the_same_run_bit_for_bit(run_afresh: Path, finished: FinishedRun) -> None:

@@ -2,17 +2,21 @@
 
 import getpass
 import json
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hpcvision import provenance
 from hpcvision.config import AddNISTCNNConfig, BabyMobileNetConfig, DataConfig, RunConfig, TrainConfig
+from hpcvision.config.catalogue import load_job
 from hpcvision.errors import UserError
 from hpcvision.launch.local import choose_processes, failure
 from hpcvision.launch.submit import visible_gpus
+from hpcvision.models import build_model, source_of_model
 from hpcvision.rundir import RunDir
 from hpcvision.stopping import CtrlC
 
@@ -101,7 +105,10 @@ def test_the_running_code_is_recorded_with_what_is_not_committed(tmp_path, monke
     for words in (["init", "-q"], ["add", "."], [*settings, "commit", "-qm", "first"]):
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
     monkeypatch.setattr("hpcvision.__file__", str(package / "__init__.py"))
+    address = "https://me:secret@example.org/us/code.git"
+    subprocess.run(["git", "-C", tmp_path, "remote", "add", "origin", address], check=True)
     clean = provenance.git_commit()
+    assert clean["git_repository"] == "https://example.org/us/code.git"
     assert (clean["git_dirty"], clean["git_diff"], len(clean["git_commit"])) == (False, "", 40)
     (package / "__init__.py").write_text("two\n")
     dirty = provenance.git_commit()
@@ -110,6 +117,33 @@ def test_the_running_code_is_recorded_with_what_is_not_committed(tmp_path, monke
     (package / "__init__.py").write_text("ü" * 20_000 + "\n")
     assert len(json.dumps(provenance.git_commit()["git_diff"])) <= provenance.LONGEST_DIFF + 10
     assert provenance.git_commit()["git_diff"].endswith("[cut]")
+
+
+@pytest.mark.parametrize(
+    "remote, address",
+    [
+        ("https://token@example.org/us/code.git", "https://example.org/us/code.git"),
+        ("ssh://git:secret@example.org:22/us/code", "ssh://git@example.org:22/us/code"),
+        ("git@example.org:us/code.git", "git@example.org:us/code.git"),
+        ("/home/me/code", ""),
+        ("file:///home/me/code", ""),
+        ("", ""),
+    ],
+)
+def test_of_a_repository_s_address_neither_secrets_nor_folders_are_kept(remote, address):
+    assert provenance.address(remote) == address
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (Path(__file__).parents[2] / "jobs").glob("*.py")])
+def test_the_files_that_are_kept_with_the_weights_define_the_network_and_import_no_other_of_the_package(name):
+    model = load_job(name).model
+    kept = source_of_model(model)
+    kind = type(build_model(model))
+    assert any(f"class {kind.__name__}(nn.Module)" in text for text in kept.values())
+    imported = {word for text in kept.values() for word in re.findall(r"from hpcvision\.([\w.]+) import", text)}
+    paths = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in kept}
+    # What the configuration says is in the archive, and neither errors nor random numbers are part of the network.
+    assert {word for word in imported if not word.startswith(("config", "errors", "seeding"))} <= paths
 
 
 def test_ctrl_c_while_drawing_is_raised_where_progress_is_told_and_nowhere_else():

@@ -65,6 +65,17 @@ def test_an_archive_that_holds_no_claim_is_refused(attribute, value, words, leag
         league.check(load(tmp_path / "a.h5"))
 
 
+@pytest.mark.parametrize(
+    "commits, words",
+    [(["a+1b2c", "a"], "uncommitted changes"), (["a", "b"], "2 commits")],
+)
+def test_an_archive_whose_earlier_stays_had_other_code_is_refused(commits, words, league, make_record, tmp_path):
+    ledger = [row | {"commit": commit} for row, commit in zip(make_record().ledger, commits, strict=True)]
+    write_results(tmp_path / "a.h5", make_record(ledger=ledger, provenance=MACHINE))
+    with pytest.raises(SystemExit, match=words):
+        league.check(load(tmp_path / "a.h5"))
+
+
 def generator(make_record, path, distances, job="cifar100_edm", changes=None, **passport):
     """An archive of a generator whose images have these distances: (sampler, steps) -> one for every set of images."""
     settings = apply(load_job(job), changes or {}).model_dump(mode="json")
