@@ -27,9 +27,9 @@ INTRODUCTION = """\
 
 Written by `make results` from the archives in `results/`, whose SHA-256 stand below; not by hand. All rows of ours: one
 read of the test split, at the last step, with weights that were chosen before training; mean ± standard deviation where
-there are several seeds, else the 95 % interval. Generators read the test split once more for the distance of their
-images, and ± is over sets of images where there is one seed. `hpcvision results verify --scores FILE` computes a row's
-score again.
+there are several seeds, else the 95 % interval; time is the median of the seeds. Generators read the test split once
+more for the distance of their images, and ± is over sets of images where there is one seed. `hpcvision results verify
+--scores FILE` computes a row's score again.
 """
 
 

@@ -1,7 +1,7 @@
 """AddNIST with a plain network, from three channels to 20 logits: 97,484 parameters, batch 256.
 
 97.88 ± 0.14 % on the test split of AddNIST regenerated from MNIST (5 seeds: 97.66, 97.85, 97.98, 97.88, 98.03; moving
-average, last step, test read once for each; bf16, 2 cores of an AMD EPYC, 11 minutes a seed); paper B has 74.9 %. The
+average, last step, test read once for each; bf16, 2 cores of an AMD EPYC, 12 minutes a seed); paper B has 74.9 %. The
 archives are in results/.
 
 hpcvision train addnist_generic

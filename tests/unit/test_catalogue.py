@@ -1,5 +1,6 @@
 """Jobs and sweeps are files found by name or path: in the checkout, or shipped inside the wheel."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def test_a_path_without_a_file_is_said_to_lack_one(tmp_path):
         ("def config(): return 3", "returns int, not a RunConfig"),
         ("from hpcvision.config import OptimConfig\ndef config(): OptimConfig(learning_rate=-1)", "learning_rate=-1"),
         (JOB.format(seed=0).replace("seed=0", "sead=0"), "sead=0"),
+        (JOB.format(seed=0).replace("BabyMobileNetConfig()", "print"), "model is not a BabyMobileNetConfig or "),
         ("import json\nimport no_such_package", ", line 2: ModuleNotFoundError: No module named 'no_such_package'"),
         ("import json\ndef config():\n    return json.loads('{')", ", line 3: JSONDecodeError: Expecting property"),
     ],
@@ -191,3 +193,10 @@ def test_the_unpacked_wheel_lists_and_loads_the_jobs_from_another_folder(wheel, 
     ).stdout.splitlines()
     assert found[0] == str(tmp_path / "site" / "hpcvision" / "__init__.py")
     assert found[1:] == [f"{name} {catalogue.load_job(name).fingerprint}" for name in JOBS] + SWEEPS
+
+
+def test_the_job_that_the_readme_shows_is_one(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(from hpcvision.config import.*?)```", readme, re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    check_cap(catalogue.load_job(str(tmp_path / "mine.py")))
