@@ -124,6 +124,14 @@ class RunDir:
         return self.folder / "FAILED.txt"
 
     @property
+    def has_diverged(self) -> bool:
+        """True when the last try ended as the loss, a weight or the objective was not finite: it would again."""
+        try:
+            return "not finite at step" in self.failure.read_text()
+        except OSError:
+            return False
+
+    @property
     def is_sweep(self) -> bool:
         """True for the folder of a sweep, which has those of its runs below it."""
         return (self.folder / "sweep.json").exists()

@@ -122,7 +122,7 @@ def trials_of(sweep: RunDir) -> list[tuple[RunDir, bool]]:
     """The runs of a sweep that have begun, each with whether it has ended."""
     poor = poor_trials(sweep.folder)
     trials = [RunDir(path.parent) for path in sweep.folder.glob("*/config.json")]
-    return [(trial, trial.folder.name in poor or trial.is_finished) for trial in trials]
+    return [(trial, trial.folder.name in poor or trial.is_finished or trial.has_diverged) for trial in trials]
 
 
 def from_journal(rundir: RunDir, state: str, words: str) -> Status:

@@ -177,7 +177,7 @@ class Sweep:
 
     @cached_property
     def expected_best(self) -> NDArray[np.float64]:
-        """(N,) expected best objective of 1, 2, ... finished trials; empty when there is none."""
+        """(N,) expected best objective of 1, 2, ... trials; empty where not all have finished."""
         with self.place.open() as group:
             return array(group["expected_best"]) if "expected_best" in group else np.empty(0)
 

@@ -81,7 +81,7 @@ def write_sweep(
             kind="sweep",
             name=name,
             fingerprint=fingerprint,
-            finished=all(trial.status in ("finished", "stopped") for trial in trials),
+            finished=all(trial.status in ("finished", "stopped", "diverged") for trial in trials),
             objective=objective,
             **facts,
             config_json=json.dumps(base, sort_keys=True),
@@ -100,7 +100,7 @@ def write_sweep(
             for key, kind, text in RUNG_COLUMNS:
                 column(group, key, [rung[key] for rung in rungs], kind, text)
         if expected_best:
-            text = f"expected best validation {objective} of 1, 2, ... finished trials"
+            text = f"expected best validation {objective} of 1, 2, ... trials"
             file.create_dataset("expected_best", data=expected_best).attrs["description"] = text
         for key in sorted({key for trial in trials for key in trial.overrides} - {key for key, _, _ in COLUMNS}):
             values = [trial.overrides.get(key) for trial in trials]
@@ -118,6 +118,14 @@ def write_sweep(
         digests.seal(file)
 
     write_archive(path, fill)
+
+
+def trials_in(path: Path) -> int:
+    """Number of trials of a sweep's archive, without further seeds; 0 when it is not there."""
+    if not path.exists():
+        return 0
+    with reading(path, "sweep") as file:
+        return sum(role == b"trial" for role in file["trials/role"][()])
 
 
 def sweep_is_finished(path: Path) -> bool:

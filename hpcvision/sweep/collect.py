@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpcvision import provenance
-from hpcvision.config import CAPS, RunConfig, apply
+from hpcvision.config import CAPS, RunConfig, apply, flatten
 from hpcvision.models.counting import parameters_of
 from hpcvision.results.reader import read_summary
 from hpcvision.results.sweeps import Trial, write_sweep
@@ -19,6 +19,8 @@ from hpcvision.rundir import RunDir, read_journal
 from hpcvision.sweep.plan import Plan, Planned
 from hpcvision.sweep.rungs import read_rungs
 from hpcvision.sweep.trial import known_distance, last_step, objective_of
+
+ENDED = ("finished", "stopped", "diverged")
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,18 @@ class Sweep:
             self._read = size, read_rungs(self.rungs)
         return self._read[1]
 
-    def stopped(self) -> dict[int, dict[str, Any]]:
-        """The last decision about every trial that the scheduler has stopped."""
-        return {record["trial"]: record for record in self.decisions() if record["decision"] == "stop"}
+    def stopped(self) -> dict[str, dict[str, Any]]:
+        """The last decision about every trial that the scheduler has stopped, by the name of its folder."""
+        return {record["folder"]: record for record in self.decisions() if record["decision"] == "stop"}
 
-    def reported(self, trial: int) -> int:
+    def reported(self, row: Row) -> int:
         """The last step at which a trial was compared with others, or 0."""
-        return max((record["step"] for record in self.decisions() if record["trial"] == trial), default=0)
+        name = row.rundir.folder.name
+        return max((record["step"] for record in self.decisions() if record["folder"] == name), default=0)
 
     def has_ended(self, row: Row) -> bool:
-        """True for a run that is not to be trained any further, and whose objective is known."""
-        return self.status(row) in ("finished", "stopped")
+        """True for a run that is not to be trained any further."""
+        return self.status(row) in ENDED
 
     def has_tested(self, row: Row) -> bool:
         """True for a run with all scores of the test split."""
@@ -112,31 +115,33 @@ class Sweep:
         return self.plan.objective != "frechet" or not math.isnan(known_distance(row.rundir, "test"))
 
     def status(self, row: Row) -> str:
-        """finished, stopped (by the scheduler), failed or unfinished."""
+        """finished, stopped (by the scheduler), diverged, failed or unfinished."""
         if self.finished_objective(row) is not None:
             return "finished"
-        if row.number == 0 and row.trial in self.stopped():
+        if row.number == 0 and row.rundir.folder.name in self.stopped():
             return "stopped"
+        if row.rundir.has_diverged:
+            return "diverged"
         return "failed" if row.rundir.failure.exists() else "unfinished"
 
     def reason(self, row: Row) -> str:
         """Why a trial failed, or at which step it was stopped; nothing for one that finished."""
         match self.status(row):
-            case "failed":
+            case "failed" | "diverged":
                 lines = row.rundir.failure.read_text().strip().splitlines() or [""]
                 last = lines[-1] if len(lines) > 1 else lines[0].partition(": ")[2]  # a traceback's last line says it
                 # "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "MemoryError".
                 lacks_memory = re.search("out of memory|allocate memory|allocator|memoryerror", last.lower())
                 return f"out of memory: {last.strip()}" if lacks_memory else last.strip()
             case "stopped":
-                return f"among the others at step {self.stopped()[row.trial]['step']:,}"
+                return f"among the others at step {self.stopped()[row.rundir.folder.name]['step']:,}"
             case _:
                 return ""
 
     def objective(self, row: Row) -> float:
         """Validation score of the headline weights at the last step or the rung that stopped it, else NaN."""
         value = self.finished_objective(row)
-        stop = self.stopped().get(row.trial) if row.number == 0 else None
+        stop = self.stopped().get(row.rundir.folder.name) if row.number == 0 else None
         return value if value is not None else float(stop["objective"]) if stop else math.nan
 
     def finished_objective(self, row: Row) -> float | None:
@@ -156,6 +161,16 @@ class Sweep:
         sign = -1 if self.plan.larger_is_better else 1
         finished = [row for row in self.rows if row.number == 0 and self.status(row) == "finished"]
         return [row.trial for row in sorted(finished, key=lambda row: (sign * self.objective(row), row.trial))]
+
+    def drawn_objectives(self) -> list[float]:
+        """Objectives of the trials, in their order, where all of them are known at the last step, else none.
+
+        Those that a scheduler has left over are no random draw any more.
+        """
+        trials = [row for row in self.rows if row.number == 0]
+        found = [self.finished_objective(row) for row in trials]
+        known = [value for value in found if value is not None]
+        return known if len(known) == len(trials) else []
 
     def add_seeds(self) -> list[Row]:
         """The best trials once more for every further seed; the new rows."""
@@ -199,6 +214,11 @@ def expected_best(values: list[float], *, larger_is_better: bool) -> list[float]
 def write_archive(sweep: Sweep) -> Path:
     """sweep.h5 of what is there now."""
     plan, path = sweep.plan, sweep.folder / "sweep.h5"
+    turned = {key for row in sweep.rows for key in row.overrides}
+
+    def settings(row: Row) -> dict[str, Any]:
+        return flatten(row.config.model_dump(mode="json"))
+
     rows = [
         Trial(
             label=row.label,
@@ -210,12 +230,13 @@ def write_archive(sweep: Sweep) -> Path:
             role="trial" if row.number == 0 else "seed",
             objective=sweep.objective(row),
             reason=sweep.reason(row),
-            overrides=row.overrides,
+            overrides=row.overrides | {key: value for key, value in settings(row).items() if key in turned},
             archive=row.rundir.results,
         )
         for row in sweep.rows
     ]
-    values = [sweep.objective(row) for row in sweep.rows if row.number == 0 and sweep.status(row) == "finished"]
+    values = sweep.drawn_objectives()
+    fingerprints = {row.rundir.folder.name: row.config.fingerprint for row in sweep.rows if row.number == 0}
     write_sweep(
         path,
         name=plan.name,
@@ -227,9 +248,9 @@ def write_archive(sweep: Sweep) -> Path:
         larger_is_better=plan.larger_is_better,
         trials=rows,
         rungs=[
-            record | {"fingerprint": plan.config(record["trial"]).fingerprint}
+            record | {"fingerprint": fingerprints[record["folder"]]}
             for record in sweep.decisions()
-            if record["trial"] < len(plan.trials)  # there may have been more with another --trials
+            if record["folder"] in fingerprints
         ],
         expected_best=expected_best(values, larger_is_better=plan.larger_is_better) if values else [],
         facts={

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from hpcvision import data
 from hpcvision.errors import FolderInUse, UserError
-from hpcvision.launch.job import come_back, leave_word, prepare
+from hpcvision.launch.job import AGAIN_FILE, come_back, leave_word, prepare
 from hpcvision.launch.lock import only_one
 from hpcvision.launch.space import bytes_needed, megabytes
 from hpcvision.launch.submit import gpus_here
 from hpcvision.models.counting import stored_numbers_of
 from hpcvision.place import Place
 from hpcvision.report import tables
-from hpcvision.results.sweeps import sweep_is_finished
+from hpcvision.results.sweeps import sweep_is_finished, trials_in
 from hpcvision.rundir import RunDir, runs_folder, write_json
 from hpcvision.stopping import INTERRUPTED
 from hpcvision.sweep.collect import Sweep, write_archive
@@ -113,15 +113,17 @@ def run_sweep(
         if share:
             sweep.rows = sweep.rows[share.number :: share.of]
         check_room(sweep)
-        for row in sweep.rows:
+        begin = [row for row in sweep.rows if not sweep.has_ended(row)]
+        for row in begin:
             prepare(row.config, folder)
-        ended = len([row for row in sweep.rows if sweep.has_ended(row)])
+        ended = len(sweep.rows) - len(begin)
         if ended:
             console.print(f"{ended} of {len(sweep.rows) if share else plan.wanted} trials have ended already")
         train(sweep, resources, stopping, ray)
         if not stopping.asked and not share:
             for row in sweep.add_seeds():
-                prepare(row.config, folder)
+                if not sweep.has_ended(row):
+                    prepare(row.config, folder)
             train(sweep, resources, stopping, ray)
         if not stopping.asked and not share and sweep.choose_winner():
             train(sweep, resources, stopping, ray, read_test=True)
@@ -134,7 +136,8 @@ def run_sweep(
     if archive:
         print(f"  {archive}")
     if stopped and place.is_slurm_task:
-        print("stopped; the sweep goes on from here when its job runs again")
+        again = "when its job runs again" if AGAIN_FILE in os.environ else f"with hpcvision resume {folder.name}"
+        print(f"stopped; the sweep goes on from here {again}")
         return 0
     if stopped:
         options = {
@@ -147,11 +150,14 @@ def run_sweep(
         words = ["hpcvision", "sweep", wanted, *shlex.split(plan.given), *given, "--resume"]
         print(f"stopped; `{shlex.join(words)}` goes on from here")
         return INTERRUPTED
-    failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished")]
+    untested = [row for row in sweep.rows if row.trial == sweep.winner and not sweep.has_tested(row)]
+    failed = [row for row in sweep.rows if sweep.status(row) in ("failed", "unfinished") or row in untested]
     if failed:
+        first = failed[0]
         raise UserError(
-            f"{len(failed)} of {len(sweep.rows)} trials did not finish ({failed[0].label}: {sweep.reason(failed[0])}; "
-            f"see {failed[0].rundir.failure}); the same command with --resume tries them again"
+            f"{len(failed)} of {len(sweep.rows)} trials did not finish ({first.label}: "
+            f"{sweep.reason(first) or 'its test images were not read'}; see {first.rundir.failure}); the same command "
+            "with --resume tries them again"
         )
     return 0
 
@@ -223,10 +229,20 @@ def check_folder(plan: Plan, folder: Path, *, resume: bool | None) -> None:
             raise UserError(f"{folder} holds no sweep to resume; leave out --resume") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); choose another --runs") from None
-    here = json.loads(json.dumps(here))
-    if there is not None and there != here:
-        keys = ", ".join(key for key in here if there.get(key) != here[key])
-        raise UserError(f"{folder} is of another sweep (it differs in {keys}); choose another --runs")
+    # As text, for the order of a space is the order in which its values are drawn.
+    known = here if there is None else there
+    differing = [key for key in here if here[key] != [] and json.dumps(known.get(key)) != json.dumps(here[key])]
+    if differing:
+        raise UserError(
+            f"{folder} is of another sweep (it differs in {', '.join(differing)}); put the sweep's file back as it "
+            "was, or choose another --runs"
+        )
+    before = trials_in(folder / "sweep.h5")
+    if before > plan.wanted:
+        raise UserError(
+            f"{folder} has {before} trials, and sweep.h5 would have {plan.wanted}; give --trials {before} or more, or "
+            "choose another --runs"
+        )
     if there is not None and resume is False and not sweep_is_finished(folder / "sweep.h5"):
         raise UserError(f"{folder} holds this sweep, begun before; go on with --resume, or choose another --runs")
     if there is None:
@@ -255,7 +271,7 @@ def train(sweep: Sweep, resources: Resources, stopping: Stopping, ray: PrivateRa
     else:
         # One that has failed is not tried again in the same sweep.
         waiting = [row for row in sweep.rows if bool(row.number) == sweep.seeded and not sweep.has_ended(row)]
-    more = 0 if sweep.seeded else sweep.plan.wanted - len(sweep.plan.trials)
+    more = 0 if sweep.seeded else max(0, sweep.plan.wanted - len(sweep.plan.trials))
     for attempt in range(MOST_TRIES):
         if not (waiting or more) or stopping.asked:
             break

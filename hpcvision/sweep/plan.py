@@ -1,5 +1,6 @@
 """Which trials a sweep is: its file, and the overrides of every trial, all of them below the caps."""
 
+import difflib
 import itertools
 import json
 import shlex
@@ -20,6 +21,8 @@ from hpcvision.sweep.words import Asha, FillCap
 DRAWS_PER_TRIAL = 1000  # of points that are trials already, before the space is called exhausted
 
 OBJECTIVES = {"classify": ("accuracy", "loss"), "diffuse": ("frechet", "loss")}
+
+WORDS = ("BASE", "FIXED", "SPACE", "VARIANTS", "OBJECTIVE", "TRIALS", "TOP", "SEEDS", "SEARCH", "SCHEDULER")
 
 Search = Literal["variants", "grid", "random", "optuna"]
 
@@ -84,7 +87,12 @@ class Plan:
         return self.scheduler.rungs(config.train.steps) if self.scheduler else []
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this sweep, as plain values; more trials of the same space are the same sweep."""
+        """What makes it this sweep, as plain values.
+
+        More trials of the same space are the same sweep, and so are more variants, where none is compared with others
+        before its end.
+        """
+        listed = [planned.overrides for planned in self.trials] if self.scheduler else []
         return {
             "sweep": self.name,
             "base": self.base.fingerprint,
@@ -92,7 +100,7 @@ class Plan:
             "search": self.search,
             "scheduler": None if self.scheduler is None else vars(self.scheduler),
             "space": [{key: in_words(domain) for key, domain in surface.space.items()} for surface in self.surfaces]
-            or [planned.overrides for planned in self.trials],
+            or listed,
         }
 
 
@@ -122,10 +130,19 @@ def make_plan(wanted: str, overrides: Mapping[str, Any], *, trials: int | None =
     if hasattr(module, "VARIANTS"):
         drawn = [Planned(label, dict(turned)) for label, turned in module.VARIANTS.items()][:trials]
         plan = Plan(path.stem, base, objective, "variants", drawn, len(drawn), [], scheduler, 0, 1, given)
-        for index in range(len(drawn)):
-            check_cap(plan.config(index))
+        known: dict[str, str] = {}
+        for index, planned in enumerate(drawn):
+            config = plan.config(index)
+            check_cap(config)
+            if (twin := known.setdefault(config.fingerprint, planned.label)) != planned.label:
+                raise UserError(f"VARIANTS of {path}: {twin!r} and {planned.label!r} are the same run; leave out one")
         return plan
-    top, seeds = int(getattr(module, "TOP", 1)), int(getattr(module, "SEEDS", 3))
+    for key in overrides:
+        if key in module.SPACE:
+            raise UserError(f"{key} is turned by SPACE of {path}, so to give it changes nothing; leave it out")
+    top, seeds = getattr(module, "TOP", 1), getattr(module, "SEEDS", 3)
+    if "seed" in module.SPACE and seeds > 1:
+        raise UserError(f"SPACE of {path} turns seed, and SEEDS={seeds} gives the best further ones; write SEEDS = 1")
     plan = Plan(path.stem, base, objective, "random", [], 0, [], scheduler, top, seeds, given)
     restrict_all(plan, module.SPACE)
     if getattr(module, "SEARCH", "random") == "optuna":
@@ -154,6 +171,25 @@ def check_words(module: ModuleType, path: str) -> None:
         raise UserError(f"{path} has no BASE, the name of a job; see sweeps/demo.py for an example")
     if not hasattr(module, "SPACE") and not hasattr(module, "VARIANTS"):
         raise UserError(f"{path} has neither SPACE nor VARIANTS; see sweeps/demo.py for an example")
+    for name in vars(module):
+        near = difflib.get_close_matches(name, WORDS, n=1, cutoff=0.8)
+        if near and name not in WORDS:
+            raise UserError(f"{name} of {path} is no word of a sweep; did you mean {near[0]}?")
+    for name in ("TRIALS", "TOP", "SEEDS"):
+        value = getattr(module, name, 1)
+        if type(value) is not int or value < 0:
+            raise UserError(f"{name}={value!r} of {path} must be a whole number")
+        if hasattr(module, "VARIANTS") and hasattr(module, name):
+            raise UserError(
+                f"{name} of {path} is for a SPACE: VARIANTS are trained once each, so write each seed as one"
+            )
+    for name in ("FIXED", "SPACE", "VARIANTS"):
+        value = getattr(module, name, {})
+        if not isinstance(value, dict) or (name == "VARIANTS" and any(type(one) is not dict for one in value.values())):
+            raise UserError(f"{name} of {path} is no dictionary of keys and values; see sweeps/demo.py for an example")
+    for key, domain in getattr(module, "SPACE", {}).items():
+        if type(domain).__name__ == "Function":
+            raise UserError(f"SPACE of {path} has tune.sample_from for {key}, which cannot be resumed; use tune.choice")
     search = getattr(module, "SEARCH", "random")
     if search not in ("random", "optuna"):
         raise UserError(f"SEARCH={search!r} of {path} does not exist; choose random (or a grid in SPACE) or optuna")

@@ -64,6 +64,13 @@ class RecordedAsha(ASHAScheduler):  # type: ignore[misc]
             self.known += 1
         return decision
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
+        """Forget the trial. Ray would compare its last score at the highest rung that it has not reported *here*.
+
+        After a restart those are the rungs from before it: the scores of later steps would count there.
+        """
+        self._trial_info.pop(trial.trial_id, None)
+
 
 def read_rungs(path: Path) -> list[dict[str, Any]]:
     """All decisions, in their order."""

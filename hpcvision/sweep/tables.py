@@ -29,7 +29,7 @@ def print_trials(sweep: Sweep, console: Console) -> None:
     shown = table("trial", "status", "steps", "parameters", "of cap", plan.objective, *headings(keys), numbers=numbers)
     sign = -1 if plan.larger_is_better else 1
     trials = [row for row in sweep.rows if row.number == 0]
-    order = {"finished": 0, "stopped": 1, "unfinished": 2, "failed": 3}
+    order = {"finished": 0, "stopped": 1, "diverged": 2, "unfinished": 3, "failed": 4}
     for row in sorted(
         trials, key=lambda row: (order[sweep.status(row)], -last_step(row.rundir), sign * worst(sweep, row))
     ):
@@ -42,7 +42,7 @@ def print_trials(sweep: Sweep, console: Console) -> None:
         )
     keep_cells_whole(shown, console.width)
     console.print(shown)
-    values = [sweep.objective(row) for row in trials if sweep.status(row) == "finished"]
+    values = sweep.drawn_objectives()
     if len(values) > 1 and plan.search != "variants":
         curve = expected_best(values, larger_is_better=plan.larger_is_better)
         picked = sorted({1, 2, 4, 8, 16, 32, 64, len(curve)} & set(range(1, len(curve) + 1)))

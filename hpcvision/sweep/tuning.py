@@ -126,7 +126,7 @@ class Feed(Searcher):  # type: ignore[misc]
             "objective": plan.objective,
             "larger_is_better": plan.larger_is_better,
             "rungs": plan.rungs(row.config) if compared else [],
-            "reported": self.sweep.reported(row.trial),
+            "reported": self.sweep.reported(row),
             "read_test": self.read_test,
             "stop_file": str(self.stopping.file),
             "threads": max(1, int(self.resources.cpus_per_trial)),
@@ -227,12 +227,13 @@ class Narrator:
             def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
                 result, row = trial.last_result or {}, narrator.feed.rows[trial.trial_id]
                 ended = result.get("ended", "failed")
+                reason = narrator.why(row, result.get("reason", "")) if ended == "failed" else ""
                 word = {"rung": "stopped at a rung", "failed": "FAILED"}.get(ended, ended)
+                if word == "FAILED" and row.rundir.has_diverged:
+                    word = "diverged"
                 if word == "finished" and narrator.feed.read_test:
                     word = "has read the test images"
-                narrator.ended(
-                    row, result, word, narrator.why(row, result.get("reason", "")) if ended == "failed" else ""
-                )
+                narrator.ended(row, result, word, reason)
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
                 row = narrator.feed.rows[trial.trial_id]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,12 @@ SEEDS = 2
 LISTED = """
 BASE = {base!r}
 FIXED = {{"train.steps": 10, "cadence.log_every": 5, "cadence.evaluate_every": 10, "ema.beta": 0}}
-VARIANTS = {{"good": {{}}, "bad": {{"optim.learning_rate": 1e12}}, "narrow": {{"model.width": 0.1}}}}
+VARIANTS = {{
+    "good": {{}},
+    "bad": {{"optim.learning_rate": 1e12}},
+    "narrow": {{"model.width": 0.1}},
+    "blocked": {{"seed": 5}},
+}}
 OBJECTIVE = "accuracy"
 """
 
@@ -82,9 +88,11 @@ def drawn(jobs: dict[str, Path], workplace: Path) -> Swept:
 
 @pytest.fixture(scope="module")
 def listed(jobs: dict[str, Path], workplace: Path) -> Swept:
-    """Three named trials, one of which overflows."""
+    """Four named trials; one overflows, and one cannot write its log."""
     file = workplace / "listed.py"
     file.write_text(LISTED.format(base=str(jobs["plain"])))
+    blocked = workplace / "sweeps" / "listed-sweep" / make_plan(str(file), {}).config(3).folder_name
+    (blocked / "trial.log").mkdir(parents=True)
     return run_sweep(file, workplace / "sweeps")
 
 
@@ -232,16 +240,32 @@ def test_a_finished_sweep_that_slurm_tells_of_the_end_as_it_writes_and_as_it_exi
 def test_a_trial_that_fails_is_told_with_its_folder_and_a_non_zero_exit(listed: Swept) -> None:
     assert listed.result.returncode == 2
     line = listed.result.stderr.splitlines()[-1]
-    assert line.startswith("hpcvision: 1 of 3 trials did not finish (bad: the loss or a weight is not finite at step")
+    assert line.startswith("hpcvision: 1 of 4 trials did not finish (blocked: IsADirectoryError: ")
     trace = Path(line.rpartition(" see ")[2].split(");")[0])
-    assert "not finite at step" in trace.read_text()
+    assert "IsADirectoryError" in trace.read_text()
 
 
 def test_a_trial_that_fails_ends_no_other(listed: Swept) -> None:
     with h5py.File(listed.folder / "sweep.h5") as file:
-        assert texts(file["trials/status"]) == ["finished", "failed", "finished"]
+        assert texts(file["trials/status"]) == ["finished", "diverged", "finished", "failed"]
+        reasons = texts(file["trials/reason"])
+        assert reasons[1].startswith("the loss or a weight is not finite at step")
+        # What a variant does not turn is the base's.
+        assert file["trials/model.width"][()].tolist() == [0.25, 0.25, 0.1, 0.25]
     finished = [path for path in listed.folder.glob("*/log.jsonl") if events(path.parent, "finished")]
     assert len(finished) == 2
+
+
+def test_a_trial_that_failed_is_tried_again_and_one_that_diverged_is_not(listed: Swept, tmp_path: Path) -> None:
+    shutil.copytree(listed.runs, tmp_path / "runs")
+    (blocked,) = (path for path in (tmp_path / "runs").glob("listed-sweep/*/trial.log") if path.is_dir())
+    blocked.rmdir()
+    again = hpcvision("sweep", listed.file, "--resume", runs=tmp_path / "runs")
+    assert again.returncode == 0, again.stderr
+    assert "3 of 4 trials have ended already" in again.stdout
+    with h5py.File(tmp_path / "runs" / "listed-sweep" / "sweep.h5") as file:
+        assert texts(file["trials/status"]) == ["finished", "diverged", "finished", "finished"]
+        assert file.attrs["finished"]
 
 
 def test_a_sweep_with_a_failed_trial_leaves_nothing_behind_either(listed: Swept) -> None:
@@ -259,7 +283,7 @@ def test_trials_find_data_that_lies_beside_the_user(
     parts = {"train": Split(noise, labels), "test": Split(noise[:100], labels[:100])}
     save_prepared("cifar100", parts, facts={"class_names": [f"class {label}" for label in range(100)]})
     file = workplace / "beside.py"
-    file.write_text(LISTED.format(base=str(jobs["tiny"])).replace('"bad": {"optim.learning_rate": 1e12}, ', ""))
+    file.write_text(LISTED.format(base=str(jobs["tiny"])).replace('"bad": {"optim.learning_rate": 1e12},', ""))
     more = {"HPCVISION_DATA": "data"}  # relative to the current folder, as the default is
     result = hpcvision("sweep", file, "data.source=cifar100", "train.steps=3", "--trials", 1, runs=runs, **more)
     assert result.returncode == 0, result.stderr
@@ -276,6 +300,19 @@ BAD = {
     "no trials": ("SPACE = {}\nTRIALS = 0", "TRIALS=0; give at least 1"),
     "no space": ("", "neither SPACE nor VARIANTS"),
     "an unknown search": ("SPACE = {}\nSEARCH = 'bayes'", "SEARCH='bayes'"),
+    "two variants that are one run": (
+        'VARIANTS = {"one": {}, "two": {"optim.weight_decay": 0.0}}',
+        "'one' and 'two' are the same run",
+    ),
+    "a word that is none": ("SPACE = {}\nTRIAL = 3", "TRIAL of", "did you mean TRIALS?"),
+    "trials in words": ("SPACE = {}\nTRIALS = '5'", "TRIALS='5'"),
+    "seeds of variants": ("VARIANTS = {'one': {}}\nSEEDS = 3", "SEEDS of", "VARIANTS are trained once each"),
+    "seeds of seeds": ("SPACE = {'seed': 1}", "write SEEDS = 1"),
+    "a variant that is a number": ("VARIANTS = {'one': 0.1}", "VARIANTS of", "is no dictionary"),
+    "a function": (
+        "from ray import tune\nSPACE = {'optim.learning_rate': tune.sample_from(lambda: 0.1)}",
+        "tune.sample_from for optim.learning_rate",
+    ),
     "a rung after the end": (
         "from hpcvision.sweep import asha\nSPACE = {}\nSCHEDULER = asha(first_rung=20)",
         "first_rung=20 is no step before the last one",
@@ -285,12 +322,12 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_sweep_is_one_line(name: str, jobs: dict[str, Path], tmp_path: Path) -> None:
-    text, words = BAD[name]
+    text, *words = BAD[name]
     file = tmp_path / "bad.py"
     file.write_text(f"BASE = {str(jobs['plain'])!r}\n{text}\n")
     with pytest.raises(UserError) as caught:
         make_plan(str(file), {})
-    assert words in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 
 

@@ -14,6 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
+from hpcvision.config import differences
+from hpcvision.config.catalogue import load_job
+from hpcvision.results import load_sweep
 from hpcvision.results.record import Rows, Samples, Score
 from hpcvision.results.reduce import reduce
 from hpcvision.results.writer import add_scores, write_results
@@ -100,6 +103,15 @@ def test_the_readme_reads_a_file_with_h5py_alone_and_shows_what_comes_out(monkey
     with contextlib.redirect_stdout(said):
         exec(code, {})
     assert said.getvalue() == shown
+
+
+def test_the_job_of_a_winner_that_the_readme_shows_is_the_winner(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(from hpcvision.config import apply.*?)```", readme, re.DOTALL)
+    (tmp_path / "final.py").write_text(code.replace("runs/addnist_cnn-sweep", str(STORED / "format1_sweep.h5")))
+    sweep = load_sweep(STORED / "format1_sweep.h5")
+    changes = differences(sweep.run(sweep.winner).config, load_job(str(tmp_path / "final.py")))
+    assert set(changes) == {"name", "data.train_on"}
 
 
 @pytest.mark.parametrize("command", [["h5ls", "-r"], ["h5dump", "-H"]])

@@ -197,6 +197,6 @@ def test_the_unpacked_wheel_lists_and_loads_the_jobs_from_another_folder(wheel, 
 
 def test_the_job_that_the_readme_shows_is_one(tmp_path):
     readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(from hpcvision.config import.*?)```", readme, re.DOTALL)
+    (code,) = re.findall(r"```python\n(from hpcvision.config import Baby.*?)```", readme, re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
     check_cap(catalogue.load_job(str(tmp_path / "mine.py")))

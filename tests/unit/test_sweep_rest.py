@@ -13,7 +13,8 @@ from hpcvision.launch import queue
 from hpcvision.launch.lock import only_one
 from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.rundir import RunDir, read_journal
-from hpcvision.sweep.driver import Share, check_share, held, run_sweep, say_what
+from hpcvision.sweep import driver
+from hpcvision.sweep.driver import Share, check_folder, check_share, held, run_sweep, say_what
 from hpcvision.sweep.plan import check_objective, make_plan
 from hpcvision.sweep.rungs import RecordedAsha
 from hpcvision.sweep.stopping import Stopping
@@ -39,7 +40,7 @@ def test_a_share_that_does_not_exist_is_refused(words):
 
 
 def test_more_shares_than_trials_are_refused(tmp_path):
-    text = 'BASE = "addnist_cnn"\nSPACE = {"seed": tune.grid_search([0, 1, 2])}\n'
+    text = 'BASE = "addnist_cnn"\nSPACE = {"seed": tune.grid_search([0, 1, 2])}\nSEEDS = 1\n'
     plan = make_plan(sweep_file(tmp_path, text), {})
     check_share(plan, Share(2, 3))
     with pytest.raises(UserError, match="4 tasks for 3 trials"):
@@ -62,7 +63,7 @@ def test_a_space_with_fewer_points_than_trials_is_told_of(tmp_path):
 
 
 def test_a_distance_without_features_for_its_images_is_refused_before_anything_starts(tmp_path):
-    text = 'BASE = "demo_diffusion"\nSPACE = {"seed": tune.grid_search([0])}\nOBJECTIVE = "frechet"\n'
+    text = 'BASE = "demo_diffusion"\nSPACE = {"seed": tune.grid_search([0])}\nSEEDS = 1\nOBJECTIVE = "frechet"\n'
     with pytest.raises(UserError, match=r"on data\.source=cifar100 only; demo_diffusion has synthetic, choose loss"):
         check_objective(make_plan(sweep_file(tmp_path, text), {}))
 
@@ -103,6 +104,64 @@ def test_two_schedulers_that_share_a_file_decide_as_one_that_hears_of_all(tmp_pa
     # Deaf to each other they would not: the test sees the difference.
     deaf = [halving(tmp_path / "first.jsonl"), halving(tmp_path / "second.jsonl")]
     assert [tell(deaf[trial % 2], trial, 10, value) for trial, value in enumerate(objectives)] != expected
+
+
+def test_after_a_restart_no_score_of_a_later_step_counts_at_a_rung_from_before_it(tmp_path):
+    path = tmp_path / "rungs.jsonl"
+    first = halving(path)
+    for trial, value in enumerate([0.1, 0.2, 0.3, 0.4]):
+        tell(first, trial, 10, value)
+    again = halving(path)
+    # Trials 2 and 3 go on to their end, with scores that they did not have at step 10.
+    for trial in (2, 3):
+        running = SimpleNamespace(trial_id=f"again-{trial}", config={"trial": trial, "folder": f"runs/{trial}"})
+        again.on_trial_add(None, running)
+        for step in (20, 40, 80, 100):
+            result = {"steps": step, "objective": 0.9}
+            again.on_trial_result(None, running, result)
+        again.on_trial_complete(None, running, result)
+    # The median of what was reported at step 10 is 0.25.
+    assert tell(again, 4, 10, 0.32) == "CONTINUE"
+
+
+def test_more_variants_are_the_same_sweep_unless_they_are_compared_on_their_way(tmp_path):
+    two = 'BASE = "addnist_cnn"\nVARIANTS = {"as it is": {}, "narrow": {"model.width": 0.5}}\n'
+    three = two.replace("}}", '}, "wide": {"model.width": 1.005}}')
+    asha = "from hpcvision.sweep import asha\nSCHEDULER = asha(first_rung=500)\n"
+
+    def identity(text):
+        return make_plan(sweep_file(tmp_path, text), {}).identity()
+
+    assert identity(two) == identity(three)
+    assert identity(two + asha) != identity(three + asha)
+
+
+def test_a_sweep_never_shrinks_its_archive(tmp_path, monkeypatch):
+    text = 'BASE = "addnist_cnn"\nSPACE = {"optim.learning_rate": tune.loguniform(1e-4, 1e-2)}\nTRIALS = 3\n'
+    path = sweep_file(tmp_path, text)
+    monkeypatch.setattr(driver, "trials_in", lambda path: 4 if path == tmp_path / "sweep.h5" else 0)
+    monkeypatch.setattr(driver, "sweep_is_finished", lambda _: True)
+    with pytest.raises(UserError, match=r"has 4 trials, and sweep.h5 would have 3; give --trials 4 or more"):
+        check_folder(make_plan(path, {}), tmp_path, resume=False)
+    check_folder(make_plan(path, {}, trials=4), tmp_path, resume=False)
+
+
+def test_the_order_of_a_space_belongs_to_its_sweep_for_values_are_drawn_in_it(tmp_path):
+    width, rate = '"model.width": tune.uniform(0.1, 0.9)', '"optim.learning_rate": tune.loguniform(1e-4, 1e-2)'
+    plans = [
+        make_plan(sweep_file(tmp_path, f'BASE = "addnist_cnn"\nSPACE = {{{one}, {other}}}\n'), {})
+        for one, other in ((width, rate), (rate, width))
+    ]
+    check_folder(plans[0], tmp_path, resume=False)
+    with pytest.raises(UserError, match=r"differs in space\); put the sweep's file back"):
+        check_folder(plans[1], tmp_path, resume=True)
+    check_folder(plans[0], tmp_path, resume=True)
+
+
+def test_a_setting_that_the_space_turns_is_not_taken_from_the_command_line(tmp_path):
+    text = 'BASE = "addnist_cnn"\nSPACE = {"optim.learning_rate": tune.loguniform(1e-4, 1e-2)}\n'
+    with pytest.raises(UserError, match=r"optim\.learning_rate is turned by SPACE"):
+        make_plan(sweep_file(tmp_path, text), {"optim.learning_rate": 0.1})
 
 
 def test_a_table_in_a_narrow_terminal_folds_its_headings_and_no_cell():
