@@ -11,7 +11,7 @@ from hpcvision.errors import UserError
 from hpcvision.results.digests import UNREADABLE, digests_of
 from hpcvision.results.files import reading
 from hpcvision.results.places import Place
-from hpcvision.results.run import Run, read_run
+from hpcvision.results.run import Run, load_sweep, read_run
 from hpcvision.results.sweeps import Trial, write_sweep
 
 Refused = list[tuple[Path, str]]
@@ -80,6 +80,7 @@ def merge(paths: list[Path], output: Path) -> tuple[int, int, Refused]:
     settings = [flatten(run.settings) for run in kept]
     keys = sorted({key for some in settings for key in some})
     turned = [key for key in keys if len({repr(some.get(key)) for some in settings}) > 1]
+    rows = {path: rows_of(path) for path in {run.path for run in kept if run.place.group != "/"}}
     write_sweep(
         output,
         name=output.stem,
@@ -90,7 +91,7 @@ def merge(paths: list[Path], output: Path) -> tuple[int, int, Refused]:
         objective=objective,
         larger_is_better=objective == "accuracy",
         trials=[
-            as_trial(run, objective, {key: some.get(key) for key in turned})
+            as_trial(run, objective, {key: some.get(key) for key in turned}, rows.get(run.path, {}))
             for run, some in zip(kept, settings, strict=True)
         ],
         rungs=[],
@@ -109,21 +110,35 @@ def is_sweep(path: Path) -> bool:
         return False
 
 
-def as_trial(run: Run, objective: str, overrides: dict[str, Any]) -> Trial:
-    """A row of the merged table."""
+def rows_of(sweep: Path) -> dict[str, dict[str, str]]:
+    """Label, role, status and reason of the trials of a sweep, by fingerprint; nothing where they cannot be read."""
+    try:
+        table = load_sweep(sweep).trials
+    except UserError:
+        return {}
+    return {
+        str(row["fingerprint"]): {key: str(row[key]) for key in ("label", "role", "status", "reason")}
+        for row in table.to_dict("records")
+    }
+
+
+def as_trial(run: Run, objective: str, overrides: dict[str, Any], rows: dict[str, dict[str, str]]) -> Trial:
+    """A row of the merged table; rows: of the sweep that the run was a trial of, by fingerprint."""
     points = run.evaluate
     chosen = points[(points["split"] == "validation") & (points["weights"] == run.headline)]
     last = chosen[chosen["step"] == chosen["step"].max()]
+    before = rows.get(run.fingerprint, {"label": run.name, "role": "trial", "status": "", "reason": ""})
+    has_ended = before["status"] in ("stopped", "diverged")
     return Trial(
-        label=run.name,
+        label=before["label"],
         fingerprint=run.fingerprint,
-        status="finished" if run.finished else "unfinished",
+        status="finished" if run.finished else before["status"] if has_ended else "unfinished",
         parameters=run.parameters,
         steps=trained(run),
         seed=int(run.settings["seed"]),
-        role="trial",
+        role=before["role"],
         objective=float(last[objective].iloc[-1]) if len(last) and objective in last else math.nan,
-        reason="",
+        reason=before["reason"] if has_ended and not run.finished else "",
         overrides=overrides,
         archive=run.path,
         group=run.place.group,

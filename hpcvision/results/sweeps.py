@@ -37,7 +37,7 @@ class Trial:
     label: str
     fingerprint: str
     status: str
-    """finished, stopped (by the scheduler), failed or unfinished."""
+    """finished, stopped (by the scheduler), diverged, failed or unfinished."""
     parameters: int
     steps: int
     """Optimisation steps that were trained."""
@@ -47,7 +47,7 @@ class Trial:
     objective: float
     """Validation score of the headline weights at the last step, or at the rung that stopped it; else NaN."""
     reason: str
-    """Why it failed or was stopped."""
+    """Why it failed, diverged or was stopped."""
     overrides: dict[str, Any]
     archive: Path
     group: str = "/"

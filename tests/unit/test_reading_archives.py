@@ -23,6 +23,7 @@ from hpcvision.results import load, load_model, load_sweep
 from hpcvision.results.merge import merge
 from hpcvision.results.reader import read_summary
 from hpcvision.results.record import Score
+from hpcvision.results.sweeps import Trial, write_sweep
 from hpcvision.results.writer import add_scores, write_results
 from hpcvision.verify import verify
 
@@ -253,6 +254,29 @@ def test_merge_goes_on_without_damaged_files_and_names_them(archive, make_record
         merge([tmp_path / "all.h5"], tmp_path / "all.h5")
     with pytest.raises(UserError, match=r"no run could be read \(.*cut\.h5"):
         merge([tmp_path / "cut.h5"], tmp_path / "none.h5")
+
+
+def test_a_merged_trial_keeps_its_name_its_role_and_that_it_was_stopped(make_record, tmp_path):
+    config = make_record().config
+    trials = []
+    for number, (status, role) in enumerate([("finished", "trial"), ("stopped", "trial"), ("finished", "seed")]):
+        changes = {"fingerprint": str(number) * 12, "config": config | {"seed": number}}
+        write_results(tmp_path / f"{number}.h5", make_record(finished=status == "finished", **changes))
+        about = {"status": status, "role": role, "reason": f"reason {number}", "seed": number}
+        size = {"parameters": 321, "steps": 40, "objective": 0.5, "overrides": {"seed": number}}
+        archive = tmp_path / f"{number}.h5"
+        trials.append(Trial(label=f"trial {number}", fingerprint=str(number) * 12, archive=archive, **about, **size))
+    write_sweep(
+        tmp_path / "sweep.h5",
+        **{"name": "s", "base": config, "fingerprint": "f" * 12, "caps": {}, "provenance": {}, "facts": {}},
+        **{"objective": "accuracy", "larger_is_better": True, "trials": trials, "rungs": [], "expected_best": []},
+    )
+    merge([tmp_path / "sweep.h5"], tmp_path / "all.h5")
+    table = load_sweep(tmp_path / "all.h5").trials
+    assert table["label"].tolist() == ["trial 0", "trial 1", "trial 2"]
+    assert table["role"].tolist() == ["trial", "trial", "seed"]
+    assert table["status"].tolist() == ["finished", "stopped", "finished"]
+    assert table["reason"].tolist() == ["", "reason 1", ""]
 
 
 def test_of_a_run_that_is_there_twice_the_finished_one_is_merged(make_record, tmp_path):
