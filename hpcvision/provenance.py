@@ -59,7 +59,7 @@ def files() -> dict[str, str]:
     """The code that computes, as it was at the first call: paths below the package, and their text."""
     root = Path(hpcvision.__file__).parent
     paths = sorted(path for folder in COMPUTES for path in (root / folder).rglob("*.py"))
-    return {str(path.relative_to(root)): path.read_text() for path in paths}
+    return {str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in paths}
 
 
 def code() -> str:

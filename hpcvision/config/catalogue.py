@@ -77,8 +77,8 @@ def told_in_one_line(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {one_line(error)}") from None
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        words = " ".join(str(error).split())
-        raise UserError(f"{path}, line {lines[-1]}: {type(error).__name__}: {words}") from error
+        place = f"{path}, line {lines[-1]}" if lines else path
+        raise UserError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def load_job(wanted: str) -> RunConfig:

@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 
+from hpcvision.errors import UserError
 from hpcvision.results import digests
 from hpcvision.results.files import reading, write_archive
 from hpcvision.results.record import FORMAT
@@ -15,8 +16,8 @@ from hpcvision.results.writer import column
 COLUMNS = (
     ("label", "str", "name of the trial"),
     ("fingerprint", "str", "its run"),
-    ("status", "str", "finished, stopped (by the scheduler), failed or unfinished"),
-    ("reason", "str", "why it failed or was stopped"),
+    ("status", "str", "finished, stopped (by the scheduler), diverged, failed or unfinished"),
+    ("reason", "str", "why it failed, diverged or was stopped"),
     ("role", "str", "trial, or seed for one of the best once more with another seed"),
     ("seed", "i8", "seed of the run"),
     ("parameters", "i8", "parameters of the model"),
@@ -121,11 +122,12 @@ def write_sweep(
 
 
 def trials_in(path: Path) -> int:
-    """Number of trials of a sweep's archive, without further seeds; 0 when it is not there."""
-    if not path.exists():
+    """Number of trials of a sweep's archive, without further seeds; 0 when it is not there or cannot be read."""
+    try:
+        with reading(path, "sweep", whole=False) as file:
+            return int(file.attrs.get("wanted", 0))
+    except UserError:
         return 0
-    with reading(path, "sweep") as file:
-        return sum(role == b"trial" for role in file["trials/role"][()])
 
 
 def sweep_is_finished(path: Path) -> bool:

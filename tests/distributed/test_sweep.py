@@ -346,6 +346,8 @@ def test_a_begun_sweep_is_only_gone_on_with_when_asked(listed: Swept, drawn: Swe
     assert "of another sweep (it differs in space)" in complaint(
         hpcvision("sweep", changed, "--resume", runs=drawn.runs)
     )
+    fewer = hpcvision("sweep", drawn.file, "--trials", 3, runs=drawn.runs)
+    assert "has 4 trials, and sweep.h5 would have 3; give --trials 4 or more" in complaint(fewer)
     assert "no sweep to resume" in complaint(hpcvision("sweep", drawn.file, "--resume", runs=tmp_path / "empty"))
 
 
