@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := demo-runs
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-long test-slurm slurm-up slurm-down results lint
+.PHONY: install demo test test-gpu test-long test-slurm slurm-up slurm-down results lint
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("hpcvision needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -19,11 +19,11 @@ demo: .venv/.installed
 	rm -rf $(RUNS)
 	$(BIN)/hpcvision train cifar100_baby_mobilenet data.source=synthetic train.steps=300 train.global_batch_size=128 \
 		optim.optimizer=adamw optim.learning_rate=5e-3 optim.schedule=one_cycle optim.warmup_steps=50 \
-		cadence.log_every=10 cadence.evaluate_every=100 --processes 2 --runs $(RUNS)
-	$(BIN)/hpcvision train demo_diffusion --processes 2 --runs $(RUNS)
-	$(BIN)/hpcvision train demo_classifier --processes 2 --runs $(RUNS)
+		cadence.log_every=10 cadence.evaluate_every=100 --runs $(RUNS)
+	$(BIN)/hpcvision train demo_diffusion --runs $(RUNS)
+	$(BIN)/hpcvision train demo_classifier --runs $(RUNS)
 	$(BIN)/hpcvision evaluate $(RUNS)/demo_diffusion-* --extractor $(RUNS)/demo_classifier-* --images 200 \
-		--weights ema --against test --processes 2
+		--weights ema --against test
 	$(BIN)/hpcvision sweep demo --runs $(RUNS)
 	$(BIN)/hpcvision results list $(RUNS)
 	@echo
@@ -38,6 +38,10 @@ demo: .venv/.installed
 # One thread each: two files at a time use both cores, and the threads of both would wait for each other.
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m 'not long and not slurm'
+
+# On a machine with CUDA devices, which `make test` leaves alone.
+test-gpu: .venv/.installed
+	HPCVISION_REQUIRE=gpu $(BIN)/python -m pytest tests/gpu
 
 # With those that take the test cluster where Slurm and root are there; without, they are skipped with a word.
 test-long: .venv/.installed

@@ -29,12 +29,17 @@ def gpu_is_missing() -> bool:
 NEEDS = {
     "slurm": (slurm_is_missing, "run as root after make slurm-up"),
     "browser": (browser_is_missing, "apt-get install chromium chromium-driver"),
-    "gpu": (gpu_is_missing, "a machine with a CUDA device"),
+    "gpu": (gpu_is_missing, "make test-gpu on a machine with a CUDA device"),
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What a user's cache holds is neither read nor written; pytest's workers inherit the controller's."""
+    """What a user's cache holds is neither read nor written; pytest's workers inherit the controller's.
+
+    Where GPUs are not asked for, nothing sees them: several processes would want one, and CPUs repeat bit for bit.
+    """
+    if "gpu" not in REQUIRED:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not hasattr(config, "workerinput"):
         os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hpcvision-tests-cache-")
 

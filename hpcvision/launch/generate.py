@@ -21,6 +21,9 @@ from hpcvision.place import Place
 from hpcvision.rundir import RunDir, write_json
 from hpcvision.stopping import CtrlC, StopRequest
 
+# Fewer are not worth the seconds and the 300 MB that a process needs to begin.
+IMAGES_PER_PROCESS = 50
+
 if TYPE_CHECKING:
     from hpcvision.training.requests import Request
 
@@ -214,6 +217,7 @@ def this_is_the_main_process() -> bool:
 def generate_here(request: "Request", processes: int | None) -> None:
     """Do what is asked in processes of this machine, or as one rank under srun; Ctrl-C leaves nothing behind."""
     from hpcvision.launch.submit import gpus_here
+    from hpcvision.training.requests import images_to_draw
 
     output = Path(request.output)
     place = Place.from_environment()
@@ -228,7 +232,8 @@ def generate_here(request: "Request", processes: int | None) -> None:
                 if place.rank == 0:
                     shutil.rmtree(folder, ignore_errors=True)
             return
-        processes = processes or gpus_here() or usable_cores()
+        worth = max(1, int(images_to_draw(request)) // IMAGES_PER_PROCESS)
+        processes = processes or min(gpus_here() or usable_cores(), worth)
         if processes == 1:
             run_request(RunDir(output.parent), request)
             return

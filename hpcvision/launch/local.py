@@ -25,16 +25,16 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 GRACE_SECONDS = 15.0  # between the first process that failed and the end of the others
 
 
-def choose_processes(config: RunConfig, cores: int | None = None) -> int:
-    """Processes for a run on CPUs: one for every core that may be used, as far as the batch can be split that far.
+def choose_processes(config: RunConfig, places: int | None = None) -> int:
+    """Processes for a run: one for every GPU or core that may be used, as far as the batch can be split that far.
 
-    cores: of the affinity mask by default. One-threaded processes share a batch faster than the threads of one process
-    do (benchmarks/choice.py), but for `THREADS_ARE_FASTER`.
+    places: GPUs, or else the cores of the affinity mask, on which one-threaded processes share a batch faster than the
+    threads of one process do (benchmarks/choice.py), but for `THREADS_ARE_FASTER`.
     """
     if config.model.kind in THREADS_ARE_FASTER:
         return 1
     batch = config.train.global_batch_size
-    most = max(1, min(cores or usable_cores(), batch // LEAST_IMAGES))
+    most = max(1, min(places or usable_cores(), batch // LEAST_IMAGES))
     return max(count for count in range(1, most + 1) if batch % count == 0)
 
 

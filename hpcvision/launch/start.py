@@ -29,7 +29,7 @@ def train_here(config: RunConfig, runs: Path | None, *, processes: int | None, f
             say_where(rundir)
         return 0
     # The only task of a Slurm job is its only process, unless told otherwise.
-    processes = processes or (1 if place.is_slurm_task else 0) or gpus_here() or choose_processes(config)
+    processes = processes or (1 if place.is_slurm_task else choose_processes(config, gpus_here()))
     config.train.local_batch_size(processes)  # an uneven split is refused before anything is started
     # A job that Slurm has queued again runs the same words, and goes on with what it began afresh.
     rundir = prepare(config, runs_folder(runs), fresh=fresh and not place.restart)
@@ -71,7 +71,7 @@ def submit_job(
             "other, or --cluster"
         )
     for config in configs:
-        chosen = processes or gpus_here() or choose_processes(config)
+        chosen = processes or choose_processes(config, gpus_here())
         config.train.local_batch_size(chosen)  # an uneven split is refused before anything is started
         rundir = prepare(config, runs, fresh=fresh)
         if rundir.is_finished:

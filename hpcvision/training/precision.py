@@ -67,6 +67,11 @@ def set_arithmetic(config: TrainConfig, rank: Rank) -> None:
     # Every step has the same shapes, so the search for the fastest convolution is done once.
     torch.backends.cudnn.benchmark = not config.deterministic
     deterministic = config.deterministic and rank.device.type == "cuda"
+    # It would fill all new memory with NaN in every step, and nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # On an H200 cuDNN would come before flash attention. Its backward pass is not deterministic, and gave NaN for
+    # sequences like those of our U-Nets in other people's hands (pytorch issue 196678, cudnn-frontend issue 160).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # the switch imports the compiler: 0.8 s
         torch.use_deterministic_algorithms(deterministic)
     if "OMP_NUM_THREADS" not in os.environ:

@@ -93,10 +93,11 @@ def fresh(config: RunConfig, rank: Rank, metrics: int, precision: Precision) -> 
     )
 
 
-def wrap(model: nn.Module, rank: Rank) -> DistributedDataParallel:
-    """The model inside DDP."""
+def wrap(model: nn.Module, rank: Rank, *, init_sync: bool = True) -> DistributedDataParallel:
+    """The model inside DDP; init_sync: compare the weights of the ranks first, and take rank 0's buffers for all."""
     return DistributedDataParallel(
         model,
+        init_sync=init_sync,
         device_ids=[rank.device] if rank.device.type == "cuda" else None,
         **NO_BUFFER_SYNC,
         gradient_as_bucket_view=True,

@@ -106,8 +106,9 @@ class Step:
             buffer.copy_(kept)
 
     def wants_graph(self) -> bool:
-        """True on CUDA unless switched off."""
-        return self.rank.device.type == "cuda" and self.config.train.cuda_graph
+        """True on CUDA, unless switched off, or with Muon in fp16, for which torch asks the device for overflows."""
+        asks_the_device = self.state.precision == "fp16" and self.config.optim.optimizer == "muon"
+        return self.rank.device.type == "cuda" and self.config.train.cuda_graph and not asks_the_device
 
     def capture(self) -> None:
         """Record one step without running it; when any rank cannot, all go on operation by operation and say so."""
@@ -132,7 +133,8 @@ class Step:
                 torch.cuda.default_generators[torch.cuda.current_device()].graphsafe_set_state(fresh)
             # What was interrupted in the middle of a backward pass is made anew; weights were not touched.
             self.state.optimizer.zero_grad(set_to_none=True)
-            self.state.ddp = wrap(self.state.trained, self.rank)
+            # Each rank keeps its own statistics of BatchNorm, as it does without a graph.
+            self.state.ddp = wrap(self.state.trained, self.rank, init_sync=False)
             scaler = build_scaler(self.state.precision, self.rank)
             scaler.load_state_dict(self.state.scaler.state_dict())
             self.state.scaler = scaler

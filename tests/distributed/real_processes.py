@@ -85,6 +85,7 @@ def environment(runs: Path, **more: str) -> dict[str, str]:
         if key in os.environ
     }
     ours = {"HPCVISION_RUNS": str(runs), "HPCVISION_DATA": str(runs / "no data"), "OMP_NUM_THREADS": "1", name: value}
+    ours |= {"CUDA_VISIBLE_DEVICES": ""}  # several processes would want one GPU, and CPUs repeat bit for bit
     return kept | ours | more
 
 

@@ -68,7 +68,7 @@ def test_a_run_on_cpus_gets_a_process_for_every_core_as_far_as_its_batch_allows(
 def test_a_model_whose_threads_are_faster_gets_one_process():
     model = AddNISTCNNConfig()
     data = DataConfig(source="addnist")
-    assert choose_processes(RunConfig(name="x", model=model, data=data), cores=8) == 1
+    assert choose_processes(RunConfig(name="x", model=model, data=data), places=8) == 1
 
 
 def test_the_cores_are_those_of_the_affinity_mask(monkeypatch):

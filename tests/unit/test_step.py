@@ -210,6 +210,9 @@ def test_a_step_that_cannot_be_recorded_is_told_in_one_line_and_training_goes_on
     monkeypatch.setattr("torch.cuda.CUDAGraph", NoRecording)
     monkeypatch.setattr("torch.cuda.graph", recording)
     monkeypatch.setattr("torch.cuda.current_stream", lambda: None)
+    # The statistics of BatchNorm are each rank's own, and stay so.
+    synced = []
+    monkeypatch.setattr("torch.nn.parallel.distributed._sync_module_states", lambda **about: synced.append(about))
     for number in range(6):
         eager()
         if number == 3:
@@ -219,9 +222,18 @@ def test_a_step_that_cannot_be_recorded_is_told_in_one_line_and_training_goes_on
         failing()
     assert said == ["no CUDA graph: CUDA error: operation not permitted when stream is capturing; steps run one by one"]
     assert failing.graph is None
+    assert synced == []
     one, other = everything(eager.state), everything(failing.state)
     for name in one:
         torch.testing.assert_close(other[name], one[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("precision, records", [("fp16", False), ("bf16", True)])
+def test_muon_in_fp16_is_not_recorded_for_its_overflows_are_asked_of_the_device(precision, records):
+    step = build("muon")
+    step.rank = Rank(Place(), torch.device("cuda"))
+    step.state.precision = precision
+    assert step.wants_graph() is records
 
 
 def test_a_run_on_the_cpu_records_nothing():
