@@ -154,6 +154,8 @@ class Narrator:
         self.done = self.failed = self.halted = 0
         self.lost: list[Row] = []
         self.best = math.nan
+        self.first_made: tuple[float, float] | None = None
+        """When the first line was said, and the trials, with parts of them, that had been made by then."""
         self.started = self.last_line = time.monotonic()
         console = Console(file=sys.stderr)
         self.bar: Progress | None = None
@@ -212,11 +214,14 @@ class Narrator:
             self.bar.update(self.task, completed=self.done, numbers=numbers)
         elif time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
+            steps = [last_step(row.rundir) for row in running]
+            made = self.done + sum(step / row.config.train.steps for step, row in zip(steps, running, strict=True))
+            before, self.first_made = self.first_made, self.first_made or (self.last_line, made)
             left = ""
-            if self.done:
-                seconds = (self.last_line - self.started) / self.done * (self.feed.total - self.done)
-                left = f"; about {clock(seconds)} left"
-            far = ", ".join(f"{row.label} at step {last_step(row.rundir):,}" for row in running)
+            if before and made > before[1]:
+                pace = (self.last_line - before[0]) / (made - before[1])
+                left = f"; about {clock(pace * (self.feed.total - made))} left"
+            far = ", ".join(f"{row.label} at step {step:,}" for row, step in zip(running, steps, strict=True))
             self.say(f"{self.done}/{self.feed.total}  {numbers}{left}  ({far})")
 
     def callback(self) -> Any:

@@ -1,6 +1,7 @@
 """Shares of a sweep, the scheduler's memory, who holds a sweep's folder, and the table in a narrow terminal."""
 
 import io
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from hpcvision.config.catalogue import load_job
 from hpcvision.errors import FolderInUse, UserError
 from hpcvision.launch import queue
 from hpcvision.launch.lock import only_one
 from hpcvision.report.tables import keep_cells_whole, table
 from hpcvision.rundir import RunDir, read_journal
-from hpcvision.sweep import driver
+from hpcvision.sweep import driver, tuning
 from hpcvision.sweep.driver import Share, check_folder, check_share, held, run_sweep, say_what
 from hpcvision.sweep.plan import check_objective, make_plan
 from hpcvision.sweep.rungs import RecordedAsha
@@ -162,6 +164,28 @@ def test_a_setting_that_the_space_turns_is_not_taken_from_the_command_line(tmp_p
     text = 'BASE = "addnist_cnn"\nSPACE = {"optim.learning_rate": tune.loguniform(1e-4, 1e-2)}\n'
     with pytest.raises(UserError, match=r"optim\.learning_rate is turned by SPACE"):
         make_plan(sweep_file(tmp_path, text), {"optim.learning_rate": 0.1})
+
+
+def test_what_is_left_of_a_sweep_counts_the_steps_of_trials_that_run(tmp_path, monkeypatch, capsys):
+    clock = iter([0.0, 100.0, 400.0])
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: now[0])
+    now = [next(clock)]
+    config = load_job("addnist_cnn")  # 10,000 steps
+    rows = [SimpleNamespace(label=f"t{n}", rundir=RunDir(tmp_path / str(n)), config=config) for n in range(2)]
+    feed = SimpleNamespace(total=4)
+    sweep = SimpleNamespace(plan=SimpleNamespace(name="s", objective="loss"))
+    stopping = SimpleNamespace(look=lambda: None)
+    narrator = tuning.Narrator(sweep, feed, stopping, several_nodes=False, last_try=False)
+    for step in (1_000, 2_500):
+        for row in rows:
+            row.rundir.folder.mkdir(exist_ok=True)
+            row.rundir.log.write_text(json.dumps({"event": "train", "step": step}) + "\n")
+        now[0] = next(clock)
+        narrator.look(rows)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "0/4  2 running, 0 stopped, 0 failed  (t0 at step 1,000, t1 at step 1,000)"
+    # 0.3 trials in 300 s; 3.5 are left.
+    assert "0 failed; about 58:20 left  (t0 at step 2,500" in second
 
 
 def test_a_table_in_a_narrow_terminal_folds_its_headings_and_no_cell():
