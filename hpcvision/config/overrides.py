@@ -88,7 +88,7 @@ def one_line(error: ValidationError) -> str:
     # pydantic puts the kind of a variant into the path; the user's key does not have it.
     kinds = {variant.model_fields["kind"].default for variants in VARIANTS.values() for variant in variants}
     key = ".".join(str(part) for part in first["loc"] if part not in kinds)
-    if f"{key}.kind" in VARIANTS and first["type"] != "value_error":
+    if f"{key}.kind" in VARIANTS and first["type"] not in ("value_error", "missing"):
         choices = " or ".join(variant.__name__ for variant in VARIANTS[f"{key}.kind"])
         return f"{key} is not a {choices}; a network of your own needs a configuration: CONTRIBUTING.md"
     # A check of several settings together names them itself; its input is the whole part.

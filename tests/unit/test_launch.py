@@ -125,8 +125,8 @@ def test_the_running_code_is_recorded_with_what_is_not_committed(tmp_path, monke
         ("https://token@example.org/us/code.git", "https://example.org/us/code.git"),
         ("ssh://git:secret@example.org:22/us/code", "ssh://git@example.org:22/us/code"),
         ("git@example.org:us/code.git", "git@example.org:us/code.git"),
-        ("/home/me/code", ""),
-        ("file:///home/me/code", ""),
+        ("/srv/code", ""),
+        ("file:///srv/code", ""),
         ("", ""),
     ],
 )
