@@ -116,7 +116,7 @@ class Run:
     def classes(self) -> Classes | None:
         """Confusion matrix and accuracy per class of a classifier that has been scored."""
         with self.place.open() as group:
-            if "classes" not in group:
+            if "confusion" not in group.get("classes", {}):
                 return None
             stored = group["classes"]
             return Classes(array(stored["confusion"]), array(stored["accuracy"]), array(stored["names"]).tolist())

@@ -256,6 +256,13 @@ def test_merge_goes_on_without_damaged_files_and_names_them(archive, make_record
         merge([tmp_path / "cut.h5"], tmp_path / "none.h5")
 
 
+def test_a_generator_has_the_names_of_its_classes_and_no_confusion_matrix(make_record, tmp_path):
+    write_results(tmp_path / "a.h5", make_record(confusion=None, scores={"loss": 1.5}))
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["classes/names"].asstr()[()].tolist() == make_record().class_names
+    assert load(tmp_path / "a.h5").classes is None
+
+
 def test_a_merged_trial_keeps_its_name_its_role_and_that_it_was_stopped(make_record, tmp_path):
     config = make_record().config
     trials = []
