@@ -21,7 +21,7 @@ from hpcvision.place import Place
 from hpcvision.rundir import RunDir, write_json
 from hpcvision.stopping import CtrlC, StopRequest
 
-# Fewer are not worth the seconds and the 300 MB that a process needs to begin.
+# Fewer are not worth the seconds and the memory that a process needs to begin.
 IMAGES_PER_PROCESS = 50
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ def write_sweep(
 
 
 def trials_in(path: Path) -> int:
-    """Number of trials of a sweep's archive, without further seeds; 0 when it is not there or cannot be read."""
+    """Trials that a sweep's archive was made for, without further seeds; 0 when it is not there or cannot be read."""
     try:
         with reading(path, "sweep", whole=False) as file:
             return int(file.attrs.get("wanted", 0))
